@@ -1,0 +1,1 @@
+"""3D GAN inversion, re-implemented: one library under all the notebooks."""

@@ -1,0 +1,153 @@
+"""Protocols: what is measured on which images, with which settings. Metrics themselves are in lib.metrics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lib import datasets, metrics
+from lib.cameras import Camera, orbit
+from lib.generators import EG3D, load_generator
+from lib.inversion import invert_pti, invert_wplus
+
+YAW_BANDS = ((0.0, 0.3), (0.3, 0.65))
+"""Radians of |yaw| between which the prior's numbers are averaged."""
+
+
+def to_images(pictures: np.ndarray) -> Tensor:
+    """uint8 pictures [n, H, W, 3] as images [n, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.inference_mode()
+def held_out_renders(
+    generator: EG3D, portraits: datasets.Portraits, conditioning: str = "own", batch: int = 20
+) -> dict:
+    """MSE, LPIPS and face-depth correlation of held-out portraits rendered from their own codes, per portrait.
+
+    ``conditioning``: "own" conditions every code on its portrait's camera, "frontal" on the frontal one.
+    """
+    lpips = metrics.make_lpips()
+    rows: dict[str, list] = {"yaw": [], "mse": [], "lpips": [], "depth_correlation": []}
+    for start in tqdm(range(0, len(portraits), batch), desc=f"held-out people, {conditioning} conditioning"):
+        part = portraits[slice(start, start + batch)]
+        camera, target = Camera.from_label(torch.from_numpy(part.labels)), to_images(part.images)
+        condition = camera if conditioning == "own" else generator.frontal_camera()
+        view = generator.synthesize(generator.map(torch.from_numpy(part.z), condition), camera)
+        depth = torch.from_numpy(part.face_depth)[:, None]
+        rows["yaw"] += part.yaw.tolist()
+        rows["mse"] += metrics.mse(view.image, target).tolist()
+        rows["lpips"] += lpips(view.image, target).tolist()
+        rows["depth_correlation"] += metrics.depth_correlation(view.depth, depth).tolist()
+    return rows
+
+
+def by_yaw(rows: dict, bands=YAW_BANDS) -> dict[str, dict]:
+    """Means over bands of |yaw|."""
+    yaw = np.abs(rows["yaw"])
+    table = {}
+    for low, high in bands:
+        inside = (yaw >= low) & (yaw < high)
+        means = {name: float(np.mean(np.array(rows[name])[inside])) for name in rows if name != "yaw"}
+        table[f"|yaw| {low:.2f} to {high:.2f}"] = means | {"portraits": int(inside.sum())}
+    return table
+
+
+def inversions(generator: EG3D, portraits: datasets.Portraits, wplus_steps: int, pti_steps: int) -> dict:
+    """W+ and PTI of portraits: means of MSE and LPIPS of the input view."""
+    lpips = metrics.make_lpips()
+    rows: dict[str, list] = {"wplus_mse": [], "wplus_lpips": [], "pti_mse": [], "pti_lpips": []}
+    for i in tqdm(range(len(portraits)), desc="inversions"):
+        target, camera = (
+            to_images(portraits.images[i : i + 1]),
+            Camera.from_label(torch.from_numpy(portraits.labels[i : i + 1])),
+        )
+        wplus = invert_wplus(generator, target, camera, steps=wplus_steps, progress=False)
+        pti = invert_pti(generator, target, camera, initial=wplus, steps=pti_steps, progress=False)
+        for name, inversion in (("wplus", wplus), ("pti", pti)):
+            with torch.inference_mode():
+                image = inversion.render(camera).image
+                rows[f"{name}_mse"].append(metrics.mse(image, target).item())
+                rows[f"{name}_lpips"].append(lpips(image, target).item())
+    return {name: float(np.mean(values)) for name, values in rows.items()} | {
+        "portraits": len(portraits),
+        "wplus_steps": wplus_steps,
+        "pti_steps": pti_steps,
+    }
+
+
+@torch.inference_mode()
+def sample_images(
+    generator: EG3D, labels: Tensor, seed: int = 0, batch: int = 20, psi: float = 1.0
+) -> Tensor:
+    """Samples from N(0, I), each conditioned on and seen from one of the cameras."""
+    z = torch.randn(len(labels), generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    images = []
+    for start in tqdm(range(0, len(z), batch), desc="samples"):
+        camera = Camera.from_label(labels[start : start + batch])
+        images.append(
+            generator.synthesize(generator.map(z[start : start + batch], camera, psi), camera).image
+        )
+    return torch.cat(images).clamp(-1, 1)
+
+
+def fid(generator: EG3D, portraits: datasets.Portraits, seed: int = 0) -> float:
+    """FID of as many samples as portraits are given, under the portraits' cameras."""
+    samples = sample_images(generator, torch.from_numpy(portraits.labels), seed)
+    return metrics.frechet_distance(
+        metrics.inception_features(samples), metrics.inception_features(to_images(portraits.images))
+    )
+
+
+@torch.inference_mode()
+def conditioning_effect(generator: EG3D, n: int = 32, yaw: float = 0.5) -> float:
+    """How far the planes move when the conditioning camera does, relative to how far people are apart.
+
+    Root mean square difference of the planes under conditioning yaws -yaw, 0 and yaw, over that between people.
+    """
+    z = torch.randn(n, generator.z_dim, generator=torch.Generator().manual_seed(1))
+    planes = torch.stack([generator.planes(generator.map(z, orbit(y, 0.0))) for y in (-yaw, 0.0, yaw)])
+    return float(planes.std(dim=0).square().mean().sqrt() / planes[1].std(dim=0).square().mean().sqrt())
+
+
+def evaluate_prior(generator: EG3D, inverted: int = 16, fid_portraits: int = 2000) -> dict:
+    """Every number of the model card."""
+    portraits = datasets.load_portraits(datasets.Plan(), generator.resolution, generator.neural_resolution)
+    held_out = portraits[portraits.held_out]
+    nearly_frontal = np.flatnonzero(np.abs(held_out.yaw) < 0.35)
+    chosen = np.random.default_rng(0).choice(nearly_frontal, inverted, replace=False)
+    spread = np.random.default_rng(1).choice(
+        len(portraits), min(fid_portraits, len(portraits)), replace=False
+    )
+    return {
+        "held_out_own_conditioning": by_yaw(held_out_renders(generator, held_out)),
+        "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, held_out, "frontal")),
+        "conditioning_effect": conditioning_effect(generator),
+        "inversion": inversions(generator, held_out[chosen], wplus_steps=500, pti_steps=350),
+        "fid": fid(generator, portraits[np.sort(spread)]),
+        "fid_images": int(min(fid_portraits, len(portraits))),
+        "training_portraits": int((~portraits.held_out).sum()),
+        "held_out_portraits": len(held_out),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Measure an embedded generator; prints and saves its numbers."
+    )
+    parser.add_argument("generator", nargs="?", default="portraits64", help="name or file")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
+    parser.add_argument("--inverted", type=int, default=16)
+    parser.add_argument("--fid-portraits", type=int, default=2000)
+    arguments = parser.parse_args()
+    numbers = evaluate_prior(load_generator(arguments.generator), arguments.inverted, arguments.fid_portraits)
+    text = json.dumps(numbers, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")

@@ -1,0 +1,331 @@
+"""Pictures for people: grids of views, depth in colour, error maps, curves; one style, one colour a method.
+
+Every function returns a `Picture`, a matplotlib figure that belongs to no global state and shows itself when
+a notebook cell ends in it.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from lib.meshes import Head, to_bytes, view_of
+
+METHODS = {
+    "w": ("W", "#4c78a8"),
+    "wplus": ("W+", "#2ca5a0"),
+    "pti": ("PTI", "#f58518"),
+    "pose_opt": ("Pose-Opt", "#d37295"),
+    "psp": ("pSp", "#86a3c3"),
+    "e4e": ("e4e", "#8cd17d"),
+    "ide3d": ("IDE-3D", "#79706e"),
+    "hfgi": ("HFGI", "#b79a20"),
+    "triplanenet": ("TriPlaneNet", "#499894"),
+    "spi": ("SPI", "#e45756"),
+    "hfgi3d": ("HFGI3D", "#54a24b"),
+    "posefree": ("Pose-free", "#b279a2"),
+    "goae": ("GOAE", "#9d755d"),
+    "e3dge": ("E3DGE", "#6f4fa3"),
+}
+"""Name: (label, colour) of every method of the study, in the order of rows in all figures."""
+
+CELL = 1.28
+"""Side of a small picture in inches: 128 pixels at `DPI`, twice the side of the smallest generator's."""
+
+DPI = 100
+
+STYLE = {
+    "font.size": 10.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 10.0,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "image.interpolation": "bicubic",
+}
+
+EMPTY = "#f2f2f2"
+DEPTH_COLOURS = "magma"
+ERROR_COLOURS = "inferno"
+
+
+# -------------------------------------------------------------------- style
+@contextmanager
+def use_style() -> Iterator[None]:
+    """The study's style for whatever is drawn inside; nothing stays changed."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+class Picture(Figure):
+    """A figure that shows itself at the end of a notebook cell, without pyplot's list of open figures."""
+
+    def __init__(self, width: float, height: float):
+        super().__init__(figsize=(width, height), dpi=DPI, facecolor="white")
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
+def method_label(name: str) -> str:
+    """How a method is written in figures."""
+    return _method(name)[0]
+
+
+def method_colour(name: str) -> str:
+    """The one colour of a method, in every figure."""
+    return _method(name)[1]
+
+
+def _method(name: str) -> tuple[str, str]:
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; figures know: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def in_row_order(methods: Mapping) -> dict:
+    """The same entries, in the order of rows that all figures keep."""
+    for name in methods:
+        _method(name)
+    return {name: methods[name] for name in METHODS if name in methods}
+
+
+# -------------------------------------------------------------------- from tensors to pictures
+def to_picture(image: Tensor) -> np.ndarray:
+    """An image [3, R, R] or [1, 3, R, R] in [-1, 1] as bytes [R, R, 3]."""
+    image = image[0] if image.ndim == 4 and len(image) == 1 else image
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected one image [3, R, R] or [1, 3, R, R], got {tuple(image.shape)}")
+    return to_bytes(image.detach().float().cpu().permute(1, 2, 0).numpy())
+
+
+def depth_limits(depths: Tensor, alphas: Tensor, opaque: float = 0.5) -> tuple[float, float]:
+    """Nearest and farthest depth worth showing: the 1st and 99th per cent of where rays are absorbed."""
+    seen = depths.detach().float().cpu()[alphas.detach().float().cpu() > opaque].numpy()
+    if not seen.size:
+        return 0.0, 1.0
+    near, far = (float(limit) for limit in np.percentile(seen, [1, 99]))
+    return near, max(far, near + 1e-3)
+
+
+def depth_colours(
+    depth: Tensor, alpha: Tensor, limits: tuple[float, float] | None = None, opaque: float = 0.5
+) -> np.ndarray:
+    """Depth [1, R, R] as bytes [R, R, 3], the nearest brightest; grey where alpha is at most `opaque`."""
+    depth, alpha = (x.detach().float().cpu().reshape(x.shape[-2:]) for x in (depth, alpha))
+    near, far = depth_limits(depth, alpha, opaque) if limits is None else limits
+    nearness = ((far - depth.numpy()) / (far - near)).clip(0, 1)
+    coloured = matplotlib.colormaps[DEPTH_COLOURS](nearness, bytes=True)[..., :3].copy()
+    coloured[alpha.numpy() <= opaque] = np.round(255 * np.array(matplotlib.colors.to_rgb(EMPTY)))
+    return coloured
+
+
+# -------------------------------------------------------------------- grids
+def image_grid(
+    rows: Sequence[Sequence[Tensor | np.ndarray | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    captions: Sequence[Sequence[str]] = (),
+    cell: float = CELL,
+) -> Picture:
+    """Pictures in rows and columns: tensors [3, R, R] in [-1, 1], byte arrays [R, R, 3], or None for a gap.
+
+    captions: for each row a line under each picture, or nothing. cell: side of a picture, inches.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if not columns:
+        raise ValueError("a grid needs at least one picture")
+    _check_labels(row_labels, len(rows), "row labels")
+    _check_labels(column_labels, columns, "column labels")
+    _check_labels(captions, len(rows), "rows of captions")
+
+    # Lengths are inches. Margins follow from the labels: nothing is cropped, and pictures keep their size.
+    gap, left, top = 0.04, _width_of(row_labels), 0.30 if column_labels else 0.04
+    below = [0.24 if captions and any(captions[i]) else 0.0 for i in range(len(rows))]
+    width = left + columns * (cell + gap) + gap
+    height = top + sum(cell + gap + space for space in below)
+    picture = Picture(width, height)
+
+    def write(x: float, y: float, text: str, **style: object) -> None:
+        picture.text(x / width, y / height, text, va="center", **style)
+
+    with use_style():
+        y = height - top
+        for i, row in enumerate(rows):
+            y -= cell
+            if row_labels:
+                write(left - 0.08, y + cell / 2, row_labels[i], ha="right")
+            for j, content in enumerate(row):
+                x = left + gap + j * (cell + gap)
+                if content is not None:
+                    _show(picture.add_axes((x / width, y / height, cell / width, cell / height)), content)
+                if below[i]:
+                    write(x + cell / 2, y - 0.12, captions[i][j], ha="center", size=9)
+            y -= gap + below[i]
+        for j, label in enumerate(column_labels):
+            write(left + gap + j * (cell + gap) + cell / 2, height - 0.16, label, ha="center")
+    return picture
+
+
+def _check_labels(labels: Sequence, count: int, what: str) -> None:
+    if labels and len(labels) != count:
+        raise ValueError(f"{len(labels)} {what} for {count}: {list(labels)}")
+
+
+def _width_of(labels: Sequence[str]) -> float:
+    """Inches that the longest line of these labels needs, at the style's font size."""
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
+    return 0.085 * longest + 0.14 if longest else 0.0
+
+
+def _show(axes: Axes, content: Tensor | np.ndarray) -> None:
+    axes.imshow(content if isinstance(content, np.ndarray) else to_picture(content))
+    axes.set_axis_off()
+
+
+def signed(angle: float) -> str:
+    """An angle as labels write it, with its sign and a true minus."""
+    return f"{angle:+.2f}".replace("-", "\N{MINUS SIGN}") if round(angle, 2) else "0"
+
+
+# -------------------------------------------------------------------- the figures of the study
+@torch.no_grad()
+def turning_heads(
+    inversions: Mapping[str, Head],
+    target: Tensor | None = None,
+    yaws: int | Sequence[float] = 7,
+    *,
+    pitch: float = 0.0,
+    depth: bool = True,
+    cell: float = CELL,
+) -> Picture:
+    """Each method's head (name: inversion) from several yaws, its depth below it, the photo at the left.
+
+    yaws: radians, or how many to spread evenly over -0.6 to 0.6. All depths share one colour scale.
+    """
+    angles = torch.linspace(-0.6, 0.6, yaws).tolist() if isinstance(yaws, int) else list(yaws)
+    heads = in_row_order(inversions)
+    views = [head.render(view_of(head, torch.tensor(angles), pitch)) for head in heads.values()]
+    limits = depth_limits(torch.cat([v.depth for v in views]), torch.cat([v.alpha for v in views]))
+    photo = [] if target is None else [target]
+    rows, labels = [], []
+    for name, view in zip(heads, views, strict=True):
+        rows.append([*photo, *view.image])
+        labels.append(method_label(name))
+        if depth:
+            rows.append([*(None for _ in photo), *_depth_row(view.depth, view.alpha, limits)])
+            labels.append("depth")
+    titles = [*("photo" for _ in photo), *(f"yaw {signed(angle)}" for angle in angles)]
+    return image_grid(rows, labels, titles, cell=cell)
+
+
+@torch.no_grad()
+def samples_with_depth(
+    heads: Sequence[Head],
+    yaws: Sequence[float] = (-0.5, -0.25, 0.0, 0.25, 0.5),
+    depth_yaws: Sequence[float] = (0.0, 0.5),
+    *,
+    cell: float = CELL,
+) -> Picture:
+    """One row a head: its views, then depth from some yaws, each head on its own colour scale."""
+    rows = []
+    for head in heads:
+        view = head.render(view_of(head, torch.tensor([*yaws, *depth_yaws])))
+        depth, alpha = view.depth[len(yaws) :], view.alpha[len(yaws) :]
+        rows.append([*view.image[: len(yaws)], *_depth_row(depth, alpha, depth_limits(depth, alpha))])
+    titles = [f"yaw {signed(angle)}" for angle in yaws] + [f"depth {signed(angle)}" for angle in depth_yaws]
+    return image_grid(rows, (), titles, cell=cell)
+
+
+def _depth_row(depths: Tensor, alphas: Tensor, limits: tuple[float, float]) -> list[np.ndarray]:
+    return [depth_colours(depth, alpha, limits) for depth, alpha in zip(depths, alphas, strict=True)]
+
+
+@torch.no_grad()
+def error_maps(
+    target: Tensor,
+    renderings: Mapping[str, Tensor],
+    *,
+    captions: Mapping[str, str] | None = None,
+    limit: float = 0.5,
+    cell: float = 1.6,
+) -> Picture:
+    """The photo, each method's picture of it (name: image in [-1, 1]), and below each its absolute error.
+
+    The error is the mean over the three colours, drawn on one scale from 0 to `limit`. captions: a line for
+    each method; None writes its mean squared error.
+    """
+    renderings = in_row_order(renderings)
+    errors = {name: _difference(image, target) for name, image in renderings.items()}
+    if captions is None:
+        captions = {name: f"MSE {error.square().mean():.4f}" for name, error in errors.items()}
+    scale = ScalarMappable(Normalize(0, limit), ERROR_COLOURS)
+    maps = [scale.to_rgba(error.abs().mean(dim=0).numpy(), bytes=True)[..., :3] for error in errors.values()]
+    picture = image_grid(
+        [[target, *renderings.values()], [None, *maps]],
+        ["", "error"],
+        ["photo", *map(method_label, renderings)],
+        captions=[[], ["", *(captions[name] for name in renderings)]],
+        cell=cell,
+    )
+    _add_scale_below_photo(picture, scale, n_methods=len(renderings))
+    return picture
+
+
+def _difference(image: Tensor, target: Tensor) -> Tensor:
+    image, target = (x.detach().float().cpu() for x in (image, target))
+    if image.shape[-3:] != target.shape[-3:]:
+        raise ValueError(f"cannot compare {tuple(image.shape)} with the photo's {tuple(target.shape)}")
+    return image.reshape(image.shape[-3:]) - target.reshape(target.shape[-3:])
+
+
+def _add_scale_below_photo(picture: Picture, scale: ScalarMappable, n_methods: int) -> None:
+    """Draw the scale of the errors in the gap that the grid leaves under the photo."""
+    photo, first_map = (picture.axes[i].get_position() for i in (0, n_methods + 1))
+    x, y = photo.x0 + 0.45 * photo.width, first_map.y0 + 0.06 * first_map.height
+    with use_style():
+        bar = picture.add_axes((x, y, 0.1 * photo.width, 0.88 * first_map.height))
+        picture.colorbar(scale, cax=bar, ticklocation="left", label="mean |error|")
+        bar.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def curves(
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    keys: Sequence[str] = ("l2", "lpips"),
+    *,
+    log: bool = True,
+) -> Picture:
+    """How the losses fell: one panel a key of the histories (name: history, with a list for each key)."""
+    histories = in_row_order(histories)
+    with use_style():
+        picture = Picture(4.2 * len(keys), 3.0)
+        for axes, key in zip(picture.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+            for name, history in histories.items():
+                if key not in history:
+                    raise ValueError(f"the history of {name!r} has no {key!r}; it has: {', '.join(history)}")
+                axes.plot(history[key], color=method_colour(name), label=method_label(name))
+            axes.set(title=key, xlabel="step", yscale="log" if log else "linear")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        picture.axes[0].legend()
+        picture.tight_layout()
+    return picture

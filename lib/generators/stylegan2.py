@@ -1,0 +1,297 @@
+"""StyleGAN2's layers (Karras et al., 2020), with the parameter names of the official state dicts.
+
+The 'skip' architecture: every block adds its picture, made by a 1x1 convolution, to the upsampled picture
+of the block before. All numbers (gains, filters, paddings) are those that released EG3D weights were
+trained with.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.shapes import DoubledMaps, FeatureMaps, LayerStyles, Styles, checked
+
+LRELU_SLOPE = 0.2
+LRELU_GAIN = math.sqrt(2)
+"""Keeps the variance of a unit Gaussian through the leaky ReLU, roughly."""
+
+NOISE_MODES = ("const", "random", "none")
+
+
+def normalise_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """x / sqrt(mean(x^2)): the latent on a sphere of radius sqrt(dimension)."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate (Karras et al., 2018, sec. 4.1): W_eff = W lr_mul / sqrt(in).
+
+    `activate` adds the leaky ReLU with its gain.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,
+        activate: bool = False,
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init) / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return F.leaky_relu(y, LRELU_SLOPE) * LRELU_GAIN if self.activate else y
+
+
+# -------------------------------------------------------------------- resampling
+def resampling_filter() -> Tensor:
+    """The 4x4 low-pass filter outer([1, 3, 3, 1]) / 64 of StyleGAN2."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) / taps.sum() ** 2
+
+
+def _low_pass(x: Tensor, taps: Tensor, padding: int) -> Tensor:
+    """Correlate every channel with a filter [k, k], with zeros around."""
+    channels = x.shape[1]
+    return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, -1, -1), padding=padding, groups=channels)
+
+
+@checked
+def upsample2d(x: FeatureMaps, taps: Tensor) -> DoubledMaps:
+    """Twice the resolution: zeros in between, then the low-pass filter with gain 4."""
+    # Zeros in between, padded by 2 and 1, under a symmetric filter: a transposed convolution cropped by one.
+    channels = x.shape[1]
+    weight = (4 * taps).to(x.dtype).expand(channels, 1, -1, -1)
+    return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
+
+
+# -------------------------------------------------------------------- modulated convolution
+@checked
+def demodulation(weight: Tensor, style: Styles) -> Tensor:
+    """Eq. 3 of Karras et al. (2020): 1 / sqrt(sum of the modulated weights' squares), [B, O]."""
+    with torch.autocast(style.device.type, enabled=False):  # a sum of thousands of squares needs float32
+        energy = style.to(weight.dtype).square() @ weight.square().sum(dim=(2, 3)).T
+    return (energy + 1e-8).rsqrt()
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    up: bool = False,
+    taps: Tensor | None = None,
+) -> Tensor:
+    """Convolution with weights that each sample's style scales (Karras et al., 2020, eqs. 1-3).
+
+    x [B, I, H, W], weight [O, I, k, k], style [B, I] or [1, I] -> [B, O, H, W], or [B, O, 2H, 2W] with
+    `up`. Scaling the input by the style and the output by the demodulation gives the same sum of products
+    as scaling the weights, and lets one ordinary convolution serve the whole batch.
+    """
+    x = x * style.to(x.dtype)[:, :, None, None]
+    if up:
+        # The transposed convolution gives 2H + 1 pixels; a filter of 4 taps with a padding of 1 leaves 2H.
+        x = _low_pass(
+            F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype), stride=2), 4 * taps, padding=1
+        )
+    else:
+        x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
+    if demodulate:
+        x = x * demodulation(weight, style).to(x.dtype)[:, :, None, None]
+    return x
+
+
+def _clamp(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else x.clamp(-limit, limit)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: bool = False,
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
+        self.register_buffer("resample_filter", resampling_filter())
+        self.affine = EqualLinear(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(
+        self, x: Tensor, w: Tensor, noise_mode: str = "const", rng: torch.Generator | None = None
+    ) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, taps=self.resample_filter)
+        x = x + (self.bias[:, None, None] + self._noise(x, noise_mode, rng)).to(x.dtype)
+        return _clamp(F.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN, self.conv_clamp)
+
+    def _noise(self, x: Tensor, noise_mode: str, rng: torch.Generator | None) -> Tensor | float:
+        """Noise scaled by its learnt strength: always the same, new in every call, or none."""
+        if noise_mode == "none":
+            return 0.0
+        if noise_mode == "const":
+            return self.noise_const * self.noise_strength
+        if noise_mode != "random":
+            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}; got {noise_mode!r}")
+        device = x.device if rng is None else rng.device
+        noise = torch.randn((x.shape[0], 1, *x.shape[2:]), generator=rng, device=device)
+        return noise.to(x.device) * self.noise_strength
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to the picture: linear, not demodulated, with the gain 1 / sqrt(in)."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, conv_clamp: float | None = None):
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = EqualLinear(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
+        return _clamp(x + self.bias.to(x.dtype)[:, None, None], self.conv_clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the skip generator: conv0 (which may upsample), conv1, and torgb's picture.
+
+    `in_channels` 0 makes the first block, which starts from a learnt constant and has no conv0. `up` False
+    keeps the resolution of input and picture: the first block of EG3D's 2X and 4X super-resolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        up: bool = True,
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        self.up = up and in_channels > 0
+        self.register_buffer("resample_filter", resampling_filter())
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(
+                in_channels, out_channels, w_dim, resolution, up=up, conv_clamp=conv_clamp
+            )
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=conv_clamp)
+        self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
+        self.n_convs = 1 if in_channels == 0 else 2
+
+    @checked
+    def forward(
+        self,
+        x: FeatureMaps | None,
+        picture: Tensor | None,
+        w_plus: LayerStyles,
+        noise_mode: str = "const",
+        rng: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Features and picture of this resolution; `w_plus` has a style for each conv and for torgb."""
+        styles = iter(w_plus.unbind(dim=1))
+        if x is None:
+            x = self.const.expand(w_plus.shape[0], -1, -1, -1)
+        else:
+            x = self.conv0(x, next(styles), noise_mode, rng)
+        x = self.conv1(x, next(styles), noise_mode, rng)
+        # Under autocast the pictures of all resolutions are still summed in the parameters' precision.
+        addition = self.torgb(x, next(styles)).to(self.torgb.bias.dtype)
+        if picture is None:
+            return x, addition
+        return x, (upsample2d(picture, self.resample_filter) if self.up else picture) + addition
+
+
+class SynthesisNetwork(nn.Module):
+    """The backbone: blocks b4, b8, ... up to `resolution`."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        channel_base: int,
+        channel_max: int,
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        self.block_resolutions = [2**k for k in range(2, int(math.log2(resolution)) + 1)]
+        if self.block_resolutions[-1] != resolution:
+            raise ValueError(f"the resolution must be a power of two from 4 on; got {resolution}")
+        in_channels = 0
+        for size in self.block_resolutions:
+            out_channels = min(channel_base // size, channel_max)
+            block = SynthesisBlock(
+                in_channels, out_channels, w_dim, size, img_channels, conv_clamp=conv_clamp
+            )
+            self.add_module(f"b{size}", block)
+            in_channels = out_channels
+        # Each torgb shares its style with the first convolution of the next block; only the last has its own.
+        self.num_ws = sum(block.n_convs for block in self.blocks) + 1
+
+    @property
+    def blocks(self) -> list[SynthesisBlock]:
+        return [getattr(self, f"b{size}") for size in self.block_resolutions]
+
+    def forward(
+        self, w_plus: Tensor, noise_mode: str = "const", rng: torch.Generator | None = None
+    ) -> Tensor:
+        x = picture = None
+        first = 0
+        for block in self.blocks:
+            styles = w_plus[:, first : first + block.n_convs + 1]
+            x, picture = block(x, picture, styles, noise_mode, rng)
+            first += block.n_convs
+        return picture
+
+
+class MappingNetwork(nn.Module):
+    """z and a camera label to w (Karras et al., 2019; conditioned as in Chan et al., 2022, sec. 4.4)."""
+
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_layers: int = 2, lr_multiplier: float = 0.01):
+        super().__init__()
+        self.num_layers = num_layers
+        self.embed = EqualLinear(c_dim, w_dim)
+        for index in range(num_layers):
+            features = z_dim + w_dim if index == 0 else w_dim
+            layer = EqualLinear(features, w_dim, lr_multiplier=lr_multiplier, activate=True)
+            self.add_module(f"fc{index}", layer)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        """w [B, w_dim] of z [B, z_dim] under the conditioning label [B, c_dim]."""
+        x = torch.cat([normalise_2nd_moment(z), normalise_2nd_moment(self.embed(label))], dim=1)
+        for index in range(self.num_layers):
+            x = getattr(self, f"fc{index}")(x)
+        return x
+
+    @torch.no_grad()
+    def update_w_avg(self, w: Tensor, beta: float = 0.998) -> None:
+        """Moving average of w over training batches, towards which truncation pulls."""
+        self.w_avg.copy_(w.detach().float().mean(dim=0).lerp(self.w_avg, beta))

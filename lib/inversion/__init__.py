@@ -1,0 +1,10 @@
+"""Inversion: from one photo to a head, `invert_<method>(generator, target, camera) -> Inversion`.
+
+On the command line: `python -m lib.inversion photo.jpg --out out/`.
+"""
+
+from lib.inversion.projection import State, invert_w, invert_wplus, project
+from lib.inversion.pti import invert_pti
+from lib.inversion.result import Inversion
+
+__all__ = ["Inversion", "State", "invert_pti", "invert_w", "invert_wplus", "project"]

@@ -1,0 +1,236 @@
+"""Photos in, heads that turn out, without a notebook: `python -m lib.inversion photo.jpg --out out`.
+
+Each photo gets a folder OUT/<name of the photo> with
+    target.png, inversion.png   the aligned photo, and the head seen from its camera
+    views.png                   the head from seven sides
+    orbit.mp4, mesh.glb         a video of its turn, its surface with colours
+    inversion.safetensors       everything, for `lib.inversion.Inversion.load`
+    report.json                 settings, errors against the photo, versions
+A folder appears when all of it is there. What is done already is skipped.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from lib.faces import labels_from_dataset_json, portrait_from_crop, portrait_from_photo
+from lib.generators import EG3D, load_generator
+from lib.images import resize, save_image
+from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
+from lib.inversion.objective import lpips_for
+from lib.losses import l2_loss
+from lib.meshes import extract_mesh, save_glb, save_orbit_video, view_of
+
+METHODS = {"w": invert_w, "wplus": invert_wplus, "pti": invert_pti}
+VIEW_YAWS = (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
+SHOWN_SIZE = 256
+"""Pictures are written at no less than this, so that they can be looked at."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn photos of faces into heads that can be seen from any side."""
+
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Photos with a face, or ready crops together with --label."""
+    out: Path = Path("out")
+    """Folder that gets a folder for each photo."""
+    method: Literal["w", "wplus", "pti"] = "pti"
+    """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least."""
+    weights: str = "portraits64"
+    """Generator: one that ships with the study, or a .safetensors file."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1 ..."""
+    steps: int | None = None
+    """Steps of the method (default: its own). For pti those of the tuning, after the search for a pivot."""
+    pivot_steps: int | None = None
+    """For pti: steps of the search for a pivot."""
+    seed: int = 0
+    """The same seed gives the same head."""
+    label: Path | None = None
+    """The photos are ready crops, and this file has EG3D's 25 numbers: text, .npy, or a dataset.json."""
+    face: int | None = None
+    """Which face, counted from the largest (0), where a photo has several."""
+    force: bool = False
+    """Redo what is done already."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 1 where any photo failed."""
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    names = [photo.stem for photo in options.photos]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        print(
+            f"error: several photos are called {', '.join(twice)}" if twice else "error: no photo given",
+            file=sys.stderr,
+        )
+        return 1
+    try:
+        generator = load_generator(options.weights, options.device)
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        print(f"error: cannot use {options.weights} on {options.device}: {error}", file=sys.stderr)
+        return 1
+    failed = [photo for photo in options.photos if not _tried(photo, options, generator)]
+    if failed:
+        print(f"{len(failed)} of {len(names)} photos failed: {', '.join(map(str, failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _tried(photo: Path, options: Options, generator: EG3D) -> bool:
+    """Process one photo; an error is printed and does not stop the others."""
+    folder = options.out / photo.stem
+    try:
+        settings = settings_of(photo, options)
+        if is_done(folder, settings, options.force):
+            print(f"{photo}: skipped, {folder} is done (--force redoes it)")
+            return True
+        report = invert_photo(photo, folder, options, generator, settings)
+    except Exception as error:  # whatever one photo does, the others get their turn
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        print(f"{photo}: error: {kind}{error}", file=sys.stderr)
+        return False
+    errors = ", ".join(f"{name} {value:.4f}" for name, value in report["errors"].items())
+    print(f"{photo}: {folder} ({errors}, {report['seconds']:.0f} s)")
+    return True
+
+
+def invert_photo(
+    photo: Path, folder: Path, options: Options, generator: EG3D, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Invert one photo, write its folder and return the report."""
+    start = time.perf_counter()
+    if options.label is None:
+        portrait = portrait_from_photo(
+            photo, generator, face="largest" if options.face is None else options.face, parse=False
+        )
+    else:
+        portrait = portrait_from_crop(photo, read_label(options.label, photo), generator)
+    counts = {"steps": options.steps, "pivot_steps": options.pivot_steps}
+    counts = {name: count for name, count in counts.items() if count is not None}
+    inversion = METHODS[options.method](
+        generator, portrait.image, portrait.camera, seed=options.seed, **counts
+    )
+
+    report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.extras}
+    report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+    with replacing_folder(folder) as unfinished:
+        write_pictures(inversion, portrait.image, unfinished)
+        save_orbit_video(inversion, unfinished / "orbit.mp4")
+        save_glb(extract_mesh(inversion), unfinished / "mesh.glb")
+        inversion.save(unfinished / "inversion.safetensors")
+        report["seconds"] = round(time.perf_counter() - start, 1)
+        (unfinished / "report.json").write_text(json.dumps(report, indent=1))
+    return report
+
+
+# ----------------------------------------------------------------------- what goes into a folder
+def errors_of(inversion: Inversion, target: Tensor) -> dict[str, float]:
+    """Errors of the input view: MSE in [-1, 1] at the generator's size, LPIPS (AlexNet) at 256 pixels."""
+    rendered = inversion.render().image.clamp(-1, 1)
+    target = target.to(rendered)
+    lpips = lpips_for(inversion.generator, "alex", resolution=256)
+    return {"mse": l2_loss(rendered, target).item(), "lpips_256": lpips(rendered, target).item()}
+
+
+def write_pictures(inversion: Inversion, target: Tensor, folder: Path) -> None:
+    save_image(folder / "target.png", shown(target))
+    save_image(folder / "inversion.png", shown(inversion.render().image))
+    views = inversion.render(view_of(inversion, torch.tensor(VIEW_YAWS))).image
+    save_image(folder / "views.png", torch.cat(list(shown(views).split(1)), dim=3))
+
+
+def shown(image: Tensor) -> Tensor:
+    """Pictures large enough to look at."""
+    return resize(image.clamp(-1, 1), max(SHOWN_SIZE, image.shape[-1]))
+
+
+# ----------------------------------------------------------------------- what was asked, and is it done
+def settings_of(photo: Path, options: Options) -> dict[str, Any]:
+    """All that the result depends on: for the report, and to tell whether a folder is the one asked for."""
+    if not photo.is_file():
+        raise FileNotFoundError(f"there is no file {photo} (looked from {Path.cwd()})")
+    return {
+        "photo": photo.name,
+        "photo_sha256": hashlib.sha256(photo.read_bytes()).hexdigest(),
+        "label_sha256": hashlib.sha256(options.label.read_bytes()).hexdigest() if options.label else None,
+        **{
+            name: getattr(options, name)
+            for name in ("method", "weights", "steps", "pivot_steps", "seed", "face")
+        },
+    }
+
+
+def is_done(folder: Path, settings: dict[str, Any], force: bool = False) -> bool:
+    """Whether the folder holds exactly this; an error where it holds something else.
+
+    With force the answer is no, and what was made here may be replaced; another folder never is.
+    """
+    if not folder.exists():
+        return False
+    try:
+        report = json.loads((folder / "report.json").read_text())
+        differing = [name for name, value in settings.items() if report[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder} exists and is not from here: move it away, or give another --out"
+        ) from None
+    if differing and not force:
+        raise ValueError(
+            f"{folder} was made with another {', '.join(differing)}: "
+            "give another --out, or --force to replace it"
+        )
+    return not force
+
+
+def read_label(path: Path, photo: Path) -> Tensor:
+    """EG3D's 25 numbers of a crop, from text, a .npy file, or the entry of a dataset.json."""
+    text = "" if path.suffix == ".npy" else path.read_text()
+    if text.lstrip().startswith("{"):
+        found = [
+            label for name, label in labels_from_dataset_json(path).items() if Path(name).name == photo.name
+        ]
+        if len(found) != 1:
+            raise ValueError(f"{path} has {len(found)} labels for {photo.name}; expected one")
+        return found[0]
+    try:
+        words = text.translate(str.maketrans(",;[]", "    ")).split()
+        numbers = np.array(words, np.float32) if words else np.load(path, allow_pickle=False)
+        return torch.as_tensor(numbers.astype(np.float32)).reshape(25)
+    except (ValueError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is no camera label; expected EG3D's 25 numbers ({error})") from error
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to; it takes the place of `folder` only if all goes well."""
+    unfinished, replaced = (
+        folder.with_name(f".{folder.name}.{part}-{os.getpid()}") for part in ("new", "old")
+    )
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A head that turns under sliders, in JupyterLab.
+
+A saved notebook shows no live widget, so every viewer has a still picture of itself: `Viewer.static()`.
+"""
+
+import html
+import io
+import time
+from collections.abc import Mapping
+
+import ipywidgets
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.figures import Picture, depth_colours, in_row_order, method_label, signed, to_picture, turning_heads
+from lib.generators.eg3d import Rendering
+from lib.meshes import view_of
+
+
+class Viewer(ipywidgets.VBox):
+    """Sliders for yaw and pitch, buttons for the methods, and below them the picture and its depth.
+
+    inversions: name of the method -> its `Inversion`, all of one photo. Their planes are computed once, here,
+    so that a move of a slider only renders. `rendered` counts the pictures drawn; `status` tells of the last.
+    """
+
+    def __init__(
+        self, inversions: Mapping, *, size: int = 288, yaw_limit: float = 0.8, pitch_limit: float = 0.4
+    ):
+        if not inversions:
+            raise ValueError("a viewer needs at least one inversion: Viewer({'pti': inversion})")
+        self.inversions = in_row_order(inversions)
+        self.rendered = 0
+        self._size = size
+        self._planes = {name: inversion.planes() for name, inversion in self.inversions.items()}
+        self.method = ipywidgets.ToggleButtons(
+            options=[(method_label(name), name) for name in self.inversions],
+            value=list(self.inversions)[-1],
+            description="method",
+            style={"button_width": "6em"},
+        )
+        self.yaw = _angle_slider("yaw", yaw_limit)
+        self.pitch = _angle_slider("pitch", pitch_limit)
+        self.picture = ipywidgets.Image(format="png", width=size, height=size).add_class("viewer-picture")
+        self.depth = ipywidgets.Image(format="png", width=size, height=size).add_class("viewer-depth")
+        self.status = ipywidgets.HTML().add_class("viewer-status")
+        super().__init__(
+            [self.method, self.yaw, self.pitch, ipywidgets.HBox([self.picture, self.depth]), self.status],
+            _dom_classes=("viewer",),
+        )
+        for control in (self.method, self.yaw, self.pitch):
+            control.observe(self._on_move, names="value")
+        self.update()
+
+    def update(self) -> None:
+        """Draw the head of the chosen method as the sliders say."""
+        started = time.perf_counter()
+        view = self._render(self.method.value, self.yaw.value, self.pitch.value)
+        self.picture.value = _png(to_picture(view.image), self._size)
+        self.depth.value = _png(depth_colours(view.depth, view.alpha), self._size)
+        self.rendered += 1
+        milliseconds = 1000 * (time.perf_counter() - started)
+        self.status.value = (
+            f"{html.escape(method_label(self.method.value))} · yaw {signed(self.yaw.value)} · "
+            f"pitch {signed(self.pitch.value)} · {milliseconds:.0f} ms"
+        )
+
+    def static(self) -> Picture:
+        """The same heads as a figure, for readers of the saved notebook."""
+        return turning_heads(self.inversions)
+
+    @torch.inference_mode()
+    def _render(self, name: str, yaw: float, pitch: float) -> Rendering:
+        inversion = self.inversions[name]
+        camera = view_of(inversion, yaw, pitch)
+        return inversion.generator.render(self._planes[name], inversion.w_plus, camera)
+
+    def _on_move(self, _change: object) -> None:
+        try:
+            self.update()
+        except Exception as error:
+            # Jupyter sends what a callback raises to a log that nobody has open; say it where the eyes are.
+            message = html.escape(f"{type(error).__name__}: {error}")
+            self.status.value = f'<span style="color: #c0392b">{message}</span>'
+            raise
+
+
+def _angle_slider(name: str, limit: float) -> ipywidgets.FloatSlider:
+    slider = ipywidgets.FloatSlider(
+        value=0.0, min=-limit, max=limit, step=0.02, description=name, readout_format="+.2f"
+    )
+    return slider.add_class(f"viewer-{name}")
+
+
+def _png(picture: np.ndarray, size: int) -> bytes:
+    """A picture [R, R, 3] as a PNG of this side, enlarged smoothly."""
+    encoded = io.BytesIO()
+    enlarged = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
+    enlarged.save(encoded, format="png", compress_level=1)
+    return encoded.getvalue()

@@ -1,0 +1,227 @@
+"""JupyterLab in a real browser: a notebook runs from top to bottom, and its slider turns the head."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.parameterize import parameterize_notebook
+
+from lib.paths import ROOT, WEIGHTS
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
+
+START = ROOT / "notebooks" / "00_start_here.ipynb"
+FEW_STEPS = 3
+RUN_LIMIT = 300
+"""Seconds that a notebook may take in here; a hanging kernel fails instead of blocking."""
+
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+# -------------------------------------------------------------------- the server
+@contextlib.contextmanager
+def jupyterlab(folder: Path, private: Path) -> Iterator[str]:
+    """A server of `folder` on this machine alone, with settings of its own; yields its address with the token."""
+    token = secrets.token_hex(16)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(private / "config"),
+        "JUPYTER_DATA_DIR": str(private / "data"),
+        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(private / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(private / "workspaces"),
+        "IPYTHONDIR": str(private / "ipython"),
+        "JUPYTER_TOKEN": token,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    environment.pop("MPLBACKEND", None)  # kernels choose their own
+    keep_all_cells_in_the_page(private / "settings")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        *(f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"),
+        *("--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"),
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    with (private / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for_server(server, f"{address}/api/status?token={token}", private / "server.log")
+        yield f"{address}/lab/tree/{{name}}?token={token}"
+    finally:
+        stop(server)
+
+
+def keep_all_cells_in_the_page(settings: Path) -> None:
+    """JupyterLab removes cells that are scrolled out of sight, where no test can see them."""
+    folder = settings / "@jupyterlab" / "notebook-extension"
+    folder.mkdir(parents=True)
+    (folder / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
+
+
+def wait_for_server(server: subprocess.Popen, url: str, log: Path, limit: float = 60) -> None:
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+
+
+def stop(server: subprocess.Popen) -> None:
+    """SIGTERM lets the server end its kernels; what does not end is killed."""
+    server.terminate()
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+# -------------------------------------------------------------------- the page
+@contextlib.contextmanager
+def page_of(chromium: str, url: str) -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=[*QUIET])
+        try:
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.set_default_timeout(60_000)
+            page.goto(url)
+            yield page
+        finally:
+            browser.close()
+
+
+def run_all(page) -> None:
+    """Run all cells by the menu, as a user does, and wait until the kernel rests."""
+    idle = page.get_by_text("Python 3 (ipykernel) | Idle")
+    idle.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+            const done = prompts.map(p => p.textContent.trim()).filter(text => /^\\[\\d+\\]:$/.test(text));
+            const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]');
+            return failed || (prompts.length > 0 && done.length === prompts.length);
+        }""",
+        timeout=1000 * RUN_LIMIT,
+    )
+    assert errors(page) == []
+    idle.wait_for()
+
+
+def errors(page) -> list[str]:
+    """What failed: errors of cells, and what the viewer says in red."""
+    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"], .viewer-status [style*="color"]')
+    return failed.all_inner_texts()
+
+
+def shown(page, name: str) -> bytes:
+    """The bytes of a picture that the browser shows, when it has loaded."""
+    picture = page.locator(f"img.viewer-{name}")
+    picture.wait_for()
+    content = picture.evaluate(
+        """async image => {
+            await image.decode();
+            return [...new Uint8Array(await (await fetch(image.src)).arrayBuffer())];
+        }"""
+    )
+    return bytes(content)
+
+
+def drag_slider(page, name: str, position: float) -> None:
+    """Drag a slider's handle to a position between 0 (left) and 1 (right) with the mouse."""
+    handle = page.locator(f".viewer-{name} .noUi-handle")
+    handle.scroll_into_view_if_needed()
+    start, track = handle.bounding_box(), page.locator(f".viewer-{name} .noUi-base").bounding_box()
+    page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + position * track["width"], start["y"] + start["height"] / 2, steps=5)
+    page.mouse.up()
+
+
+def check_that_the_head_turns(page) -> None:
+    before = {name: shown(page, name) for name in ("picture", "depth")}
+    assert "yaw 0 " in page.locator(".viewer-status").inner_text()
+    drag_slider(page, "yaw", 0.9)
+    page.get_by_text("yaw +0.6").first.wait_for()  # nine tenths of -0.8 to 0.8 are +0.64
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    for name, old in before.items():
+        new = shown(page, name)
+        assert new.startswith(b"\x89PNG")
+        assert new != old, f"the {name} did not change when the slider moved"
+    assert errors(page) == []
+
+
+def check_notebook(notebook: nbformat.NotebookNode, chromium: str, folder: Path) -> None:
+    (folder / "notebooks").mkdir()
+    (folder / "private").mkdir()
+    nbformat.write(notebook, folder / "notebooks" / "tested.ipynb")
+    with (
+        jupyterlab(folder / "notebooks", folder / "private") as address,
+        page_of(chromium, address.format(name="tested.ipynb")) as page,
+    ):
+        run_all(page)
+        check_that_the_head_turns(page)
+
+
+# -------------------------------------------------------------------- the tests
+VIEWER_ALONE = """
+from analytic_head import AnalyticHead
+from lib.widgets import Viewer
+
+viewer = Viewer({"pti": AnalyticHead()})
+viewer
+"""
+
+
+def notebook_of(*sources: str) -> nbformat.NotebookNode:
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    return nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(s) for s in sources])
+
+
+def test_the_viewer_turns_a_head(chromium, tmp_path):
+    check_notebook(notebook_of(VIEWER_ALONE.strip(), "viewer.static()"), chromium, tmp_path)
+
+
+def test_a_failing_cell_is_noticed(chromium, tmp_path):
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        check_notebook(notebook_of("1 / 0", VIEWER_ALONE.strip()), chromium, tmp_path)
+
+
+@pytest.mark.skipif(not START.exists(), reason="there is no start notebook yet")
+@pytest.mark.skipif(
+    not WEIGHTS.joinpath("portraits64.safetensors").exists(), reason="no weights of portraits64"
+)
+def test_the_start_notebook_runs_and_turns_its_head(chromium, tmp_path):
+    notebook = nbformat.read(START, as_version=4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    steps = [line.split(":")[0].strip() for line in cell.source.splitlines() if line.startswith("steps_")]
+    assert steps, "the start notebook has no parameters steps_*"
+    check_notebook(parameterize_notebook(notebook, dict.fromkeys(steps, FEW_STEPS)), chromium, tmp_path)
