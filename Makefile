@@ -34,7 +34,7 @@ LIBRARIES := libGL.so.1 libEGL.so.1 libGLESv2.so.2 libglib-2.0.so.0 libSM.so.6 l
 
 study: $(VENV)/.study
 	$(PY) -m lib.runs --scale $(SCALE) --jobs $(JOBS) $(if $(FORCE),--force) \
-		$(if $(PHOTO),--only 00_start_here --set "image=$(abspath $(PHOTO))")
+		$(if $(PHOTO),--only 00_start_here --set "image=$$(realpath "$(PHOTO)")")
 
 figures:
 	$(MAKE) study SCALE=full
@@ -69,7 +69,7 @@ clean:
 # the next one goes on with what pip has cached.
 $(VENV)/.study: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" && $(PYTHON) $(SUPPORTED) || { \
-		echo "error: this needs Python 3.11 or newer, and $(or $(PYTHON),no such python3) was found." \
+		echo "error: this needs Python 3.11 or newer; found: $(or $(PYTHON),none)." \
 		"Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); test -x $(PY) || test $$free -ge $(FREE_GB) || { \
 		echo "error: the environment needs about $(FREE_GB) GB here, and $$free GB are free" >&2; exit 1; }

@@ -1,8 +1,9 @@
 """Portraits sampled from the teacher: single people and people in several views, with cameras and face depth.
 
-The teacher is a 2D GAN, but its style space turns heads: the direction along which style and detected yaw vary together
-moves the head and keeps the person. Moving a style to yaw 0 and mean pitch removes the pose (the canonical style, the
-person's code); moving on from there gives views of one person, whose cameras are then detected in the pictures.
+The teacher is a 2D GAN, but its style space turns heads: the direction along which style and detected yaw
+vary together moves the head and keeps the person. Moving a style to yaw 0 and mean pitch removes the pose
+(the canonical style, the person's code); moving on from there gives views of one person, whose cameras are
+then detected in the pictures.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from lib.cameras import FOCAL
 from lib.generators.teacher import Teacher, before_activation
 
 CROP_RESOLUTION = 128
-SHARD_SIZE = 50
+SHARD_SIZE = 100
 MAX_RESIDUAL_CM = 1.0
 MAX_YAW, MAX_PITCH = 1.0, 0.7
 """Fits worse than this (RMS centimetres) or turned further (radians) are failed detections, not heads."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 # Pose in the teacher's style space
 
 
@@ -36,8 +37,9 @@ MAX_YAW, MAX_PITCH = 1.0, 0.7
 class PoseDirections:
     """Measure pose by regression, move it along covariance directions.
 
-    Regression predicts yaw from a style very well but moves it little and leaves the data; the covariance direction
-    moves the head and keeps the person. Both are linear, so a wanted change of pose gives the step along the direction.
+    Regression predicts yaw from a style very well but moves it little and leaves the data; the covariance
+    direction moves the head and keeps the person. Both are linear, so a wanted change of pose gives the step
+    along the direction.
     """
 
     mean: np.ndarray
@@ -63,10 +65,9 @@ class PoseDirections:
         return (style - self.mean) @ self.regression.T + self.intercept
 
     def move(self, style: np.ndarray, pose: np.ndarray) -> np.ndarray:
-        """Style [..., 512] whose pose by regression is ``pose`` [..., 2], reached along the two covariance directions."""
-        response = (
-            self.regression @ self.directions.T
-        )  # [pose, direction]: the two are not orthogonal, so solve
+        """Style [..., 512] whose pose by regression is ``pose`` [..., 2], along the two directions."""
+        # [pose, direction]: a step along either direction changes both, so solve for the two together.
+        response = self.regression @ self.directions.T
         steps = np.linalg.solve(response, (pose - self.pose(style))[..., None])[..., 0]
         return style + steps @ self.directions
 
@@ -87,18 +88,18 @@ def _write(path: Path, write) -> None:
     """Write a file under a temporary name and rename it, so that none is ever half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with temporary.open("wb") as file:
         write(file)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 # Sampling
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many portraits are drawn. People are split by index: the last ``held_out_*`` are never trained on."""
+    """How many portraits are drawn. Of people and of singles the last ``held_out_*`` are never trained on."""
 
     singles: int = 2000
     people: int = 1200
@@ -114,7 +115,7 @@ class Plan:
         return f"portraits-{self.singles}-{self.people}x{self.views}-seed{self.seed}"
 
     def target_poses(self, person: int, mean_pitch: float) -> np.ndarray:
-        """Wanted (yaw, pitch) [views, 2]: even yaws for held-out people, jittered ones (pitch too) for the others."""
+        """Wanted (yaw, pitch) [views, 2]: even for held-out people, jittered for the others."""
         yaws = np.linspace(-self.largest_yaw, self.largest_yaw, self.views)
         pitches = np.full(self.views, mean_pitch)
         if person < self.people - self.held_out_people:
@@ -186,7 +187,10 @@ def _shards(folder: Path, kind: str, styles, codes, people, targets) -> list:
 
 
 def sample_portraits(plan: Plan, processes: int = 2) -> Path:
-    """Draw every portrait of the plan into the cache (resumes); returns the folder. About 0.3 s a portrait and core."""
+    """Draw every portrait of the plan into the cache (resumes); returns the folder.
+
+    About 0.3 s a portrait and core.
+    """
     folder = paths.CACHE / plan.name()
     teacher = Teacher(threads=processes)
     singles, people = (
@@ -224,7 +228,7 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 # The student's latent
 
 
@@ -232,8 +236,9 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
 class LatentSpace:
     """z ~ N(0, I) for people: the teacher's canonical style before its activation, whitened.
 
-    The style is the output of a leaky ReLU; undone, it is close to Gaussian (kurtosis 3 along the principal axes), so
-    that whitening gives a z whose samples from N(0, I) are people again. ``basis`` holds the leading principal axes.
+    The style is the output of a leaky ReLU; undone, it is close to Gaussian (kurtosis 3 along the principal
+    axes), so that whitening gives a z whose samples from N(0, I) are people again. ``basis`` holds the
+    leading principal axes.
     """
 
     mean_style: np.ndarray
@@ -276,7 +281,7 @@ def _fit_latent_space(
     return LatentSpace.fit(codes, teacher.mean_style, plan.truncation)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 # Loading
 
 
@@ -288,9 +293,7 @@ class Portraits:
     labels: np.ndarray  # [n, 25] EG3D's camera labels
     yaw: np.ndarray  # [n] radians, detected
     target_yaw: np.ndarray  # [n] the yaw that was asked for; NaN for single portraits
-    face_depth: (
-        np.ndarray
-    )  # [n, depth_resolution, depth_resolution] along the ray, world units; NaN off the face
+    face_depth: np.ndarray  # [n, depth_resolution, depth_resolution] along the ray; NaN off the face
     z: np.ndarray  # [n, z_dim]
     person: np.ndarray  # [n] index; single portraits follow the people in several views
     held_out: np.ndarray  # [n] bool, by person

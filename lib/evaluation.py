@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +9,7 @@ from tqdm import tqdm
 
 from lib import datasets, metrics
 from lib.cameras import Camera, orbit
-from lib.generators import EG3D, load_generator
+from lib.generators import EG3D
 from lib.inversion import invert_pti, invert_wplus
 
 YAW_BANDS = ((0.0, 0.3), (0.3, 0.65))
@@ -29,7 +25,7 @@ def to_images(pictures: np.ndarray) -> Tensor:
 def held_out_renders(
     generator: EG3D, portraits: datasets.Portraits, conditioning: str = "own", batch: int = 20
 ) -> dict:
-    """MSE, LPIPS and face-depth correlation of held-out portraits rendered from their own codes, per portrait.
+    """MSE, LPIPS and face-depth correlation of portraits rendered from their own codes, a value each.
 
     ``conditioning``: "own" conditions every code on its portrait's camera, "frontal" on the frontal one.
     """
@@ -109,7 +105,8 @@ def fid(generator: EG3D, portraits: datasets.Portraits, seed: int = 0) -> float:
 def conditioning_effect(generator: EG3D, n: int = 32, yaw: float = 0.5) -> float:
     """How far the planes move when the conditioning camera does, relative to how far people are apart.
 
-    Root mean square difference of the planes under conditioning yaws -yaw, 0 and yaw, over that between people.
+    Root mean square difference of a person's planes between conditioning yaws -yaw, 0 and yaw, over that
+    between people.
     """
     z = torch.randn(n, generator.z_dim, generator=torch.Generator().manual_seed(1))
     planes = torch.stack([generator.planes(generator.map(z, orbit(y, 0.0))) for y in (-yaw, 0.0, yaw)])
@@ -133,21 +130,6 @@ def evaluate_prior(generator: EG3D, inverted: int = 16, fid_portraits: int = 200
         "fid": fid(generator, portraits[np.sort(spread)]),
         "fid_images": int(min(fid_portraits, len(portraits))),
         "training_portraits": int((~portraits.held_out).sum()),
+        "training_people": len(np.unique(portraits.person[~portraits.held_out])),
         "held_out_portraits": len(held_out),
     }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Measure an embedded generator; prints and saves its numbers."
-    )
-    parser.add_argument("generator", nargs="?", default="portraits64", help="name or file")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
-    parser.add_argument("--inverted", type=int, default=16)
-    parser.add_argument("--fid-portraits", type=int, default=2000)
-    arguments = parser.parse_args()
-    numbers = evaluate_prior(load_generator(arguments.generator), arguments.inverted, arguments.fid_portraits)
-    text = json.dumps(numbers, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")

@@ -1,7 +1,7 @@
 """A photo becomes a portrait: landmarks, head pose, aligned crop, camera, face depth and part masks.
 
-The head frame is the world frame of the study: x to the right of the picture when the head looks at us, y up, the
-face looks along +z, origin at the origin of MediaPipe's canonical face mesh (about the centre of the head).
+The head frame is the world frame of the study: x to the right of the picture when the head looks at us, y up,
+the face looks along +z, origin at that of MediaPipe's canonical face mesh (about the centre of the head).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from lib.cameras import FOCAL, RADIUS, Camera, intrinsics_matrix, validate
 from lib.images import load_photo, to_tensor
 
 WORLD_PER_CM = 0.025
-"""World units per centimetre of the canonical face mesh: the scale at which heads stand in the embedded generator."""
+"""World units per centimetre of the canonical face mesh: the scale of heads in the embedded generators."""
 
 VIEW_TO_CV = np.diag([1.0, -1.0, -1.0])
-"""Axes of a picture as a right-handed view (x right, y up, z to the viewer) to OpenCV's (x right, y down, z away)."""
+"""Axes of a view (x right, y up, z to the viewer) to OpenCV's (x right, y down, z away from the viewer)."""
 
 MAX_RESIDUAL_CM = 1.5
 """A face mesh that fits its landmarks worse than this is no face; laughing or turned heads stay below 1."""
@@ -49,9 +49,9 @@ class FaceWarning(UserWarning):
     """A face that is found but about which the user should know something."""
 
 
-# -------------------------------------------------------------------- the canonical face mesh, out of the landmark model's own file
+# -------------------------------------------------------------------- the canonical face mesh
 def _wire_fields(message: bytes):
-    """Yield (field number, value) of a protobuf message; the value is an int or the bytes of a nested field."""
+    """(field number, value) pairs of a protobuf message; a value is an int or the bytes of a nested field."""
     position = 0
 
     def varint() -> int:
@@ -80,7 +80,10 @@ def _wire_fields(message: bytes):
 
 @lru_cache(maxsize=1)
 def canonical_mesh() -> tuple[np.ndarray, np.ndarray]:
-    """MediaPipe's face mesh: vertices [468, 3] in cm (x right, y up, z to the viewer) and triangles [898, 3]."""
+    """MediaPipe's face mesh out of the landmark model's own file: vertices [468, 3] and triangles [898, 3].
+
+    In centimetres; x right, y up, z to the viewer.
+    """
     with zipfile.ZipFile(assets.folder("landmarks") / "face_landmarker.task") as task:
         metadata = task.read("geometry_pipeline_metadata_landmarks.binarypb")
     mesh = next(value for number, value in _wire_fields(metadata) if number == 1)
@@ -118,7 +121,7 @@ class DetectedFace:
 
 
 class FaceDetector:
-    """MediaPipe's face landmarker on single pictures. Holds a native model: make one and use it for many pictures."""
+    """MediaPipe's face landmarker on single pictures. It holds a native model: make one for many pictures."""
 
     def __init__(self, max_faces: int = 5, min_confidence: float = 0.5):
         from mediapipe.tasks.python import BaseOptions, vision
@@ -170,7 +173,7 @@ def _native_messages_silenced() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class HeadPose:
-    """The head in the picture: view = scale * rotation @ head + origin, in pixels with y up and z to the viewer.
+    """The head in the picture: view = scale * rotation @ head + origin, pixels with y up and z to the viewer.
 
     ``scale`` is pixels per centimetre, ``origin`` the head origin (x, -y, -z) in pixels, ``residual`` the RMS
     distance between landmarks and fitted mesh in centimetres.
@@ -183,12 +186,12 @@ class HeadPose:
 
     @property
     def roll(self) -> float:
-        """Angle (radians, counter-clockwise on the picture) by which turning the picture makes the head upright."""
+        """Angle (radians) by which turning the picture counter-clockwise makes the head upright."""
         return float(np.arctan2(self.rotation[0, 1], self.rotation[1, 1]))
 
     @property
     def upright_rotation(self) -> np.ndarray:
-        """The rotation after the roll has been turned away: the camera's x axis is horizontal in the head frame."""
+        """The rotation without the roll: the camera's x axis is horizontal in the head frame."""
         cosine, sine = np.cos(self.roll), np.sin(self.roll)
         return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ self.rotation
 
@@ -207,7 +210,8 @@ class HeadPose:
 def similarity_fit(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Scale s, rotation R and translation t that minimise sum |s R source + t - target|^2.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991, eq. 40-42.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991,
+    eq. 40-42.
     """
     source_mean, target_mean = source.mean(0), target.mean(0)
     source_centred, target_centred = source - source_mean, target - target_mean
@@ -229,7 +233,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
 
 
 def camera_of(pose: HeadPose) -> Camera:
-    """The study's camera of an aligned crop: radius 2.7, focal 4.2647, no roll, looking at the head's origin."""
+    """The camera of an aligned crop: radius 2.7, focal 4.2647, no roll, looking at the head's origin."""
     rotation = pose.upright_rotation
     world_from_cam = np.eye(4)
     world_from_cam[:3, :3] = rotation.T @ VIEW_TO_CV
@@ -240,7 +244,7 @@ def camera_of(pose: HeadPose) -> Camera:
 # -------------------------------------------------------------------- the aligned crop
 @dataclass(frozen=True)
 class Crop:
-    """A square in a picture, upright or turned: picture_xy = matrix @ (u, v, 1), (u, v) in [0, 1] over the square.
+    """A square in a picture, upright or turned: xy = matrix @ (u, v, 1), (u, v) in [0, 1] over the square.
 
     Pixel i of a picture spans [i, i + 1].
     """
@@ -249,13 +253,13 @@ class Crop:
 
     @classmethod
     def of(cls, pose: HeadPose) -> Crop:
-        """Upright square about the head's origin in which one centimetre of the head spans WORLD_PER_CM at RADIUS."""
+        """A head's aligned square: 1 cm at its origin spans WORLD_PER_CM at RADIUS from the camera."""
         side = RADIUS / (FOCAL * WORLD_PER_CM) * pose.scale
         return cls.about(pose.origin[0], -pose.origin[1], side, pose.roll)
 
     @classmethod
     def about(cls, x: float, y: float, side: float, turn: float = 0.0) -> Crop:
-        """Square about a point of the picture whose upper edge is turned clockwise from the horizontal (radians)."""
+        """Square about a point of the picture, turned clockwise from upright (radians)."""
         cosine, sine = np.cos(turn), np.sin(turn)
         axes = side * np.array([[cosine, -sine], [sine, cosine]])
         return cls(np.column_stack([axes, np.array([x, y]) - axes @ [0.5, 0.5]]))
@@ -266,7 +270,7 @@ class Crop:
         return float(np.hypot(*self.matrix[:, 0]))
 
     def landmarks(self, landmarks: np.ndarray) -> np.ndarray:
-        """Landmarks [n, 3] of the picture in the square: (u, v) in [0, 1], z in units of the square's side."""
+        """Landmarks [n, 3] in the square: (u, v) in [0, 1], z in units of the square's side."""
         uv = np.linalg.solve(self.matrix[:, :2], (landmarks[:, :2] - self.matrix[:, 2]).T).T
         return np.column_stack([uv, landmarks[:, 2] / self.side])
 
@@ -284,10 +288,9 @@ class Crop:
         return float(np.mean((x < 0) | (x >= width) | (y < 0) | (y >= height)))
 
     def cut(self, picture: np.ndarray, resolution: int) -> np.ndarray:
-        """The square [resolution, resolution, 3] as uint8; what lies outside the picture is its reflection."""
-        factor = max(
-            1, int(np.ceil(min(self.side, 4096) / resolution))
-        )  # sample finer, then average: no aliasing
+        """The square, uint8 [resolution, resolution, 3]; what lies outside the picture is its reflection."""
+        # Sample finer, then average: no aliasing.
+        factor = max(1, int(np.ceil(min(self.side, 4096) / resolution)))
         corners = (self.matrix @ np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]).T).T
         height, width = picture.shape[:2]
         low = np.floor(corners.min(0)).astype(int) - 2
@@ -316,10 +319,10 @@ def _reflect(index: np.ndarray, length: int) -> np.ndarray:
 
 # -------------------------------------------------------------------- depth of the face from landmarks
 @lru_cache(maxsize=4)
-def _surface_points(pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Triangle corners [n, 3] and barycentric weights [n, 3] of points spread over the face mesh.
+def _surface_points(pixels: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points spread over the face mesh: triangles [n, 3] and the barycentric weights [m, 3] in each of them.
 
-    Dense enough to leave no holes on an aligned square of that many pixels, also under larger faces than the mean.
+    Dense enough to leave no holes on an aligned square of that many pixels, under larger faces too.
     """
     vertices, triangles = canonical_mesh()
     pixels_per_cm = pixels * WORLD_PER_CM * FOCAL / RADIUS
@@ -331,21 +334,22 @@ def _surface_points(pixels: int) -> tuple[np.ndarray, np.ndarray]:
         steps = (np.arange(count) + 0.5) / count
         a, b = (grid.ravel() for grid in np.meshgrid(steps, steps))
         weights = np.column_stack([a, b, 1 - a - b])[a + b <= 1]
-        chosen = triangles[subdivisions == count]
-        points.append((np.repeat(chosen, len(weights), 0), np.tile(weights, (len(chosen), 1))))
-    return np.concatenate([corners for corners, _ in points]), np.concatenate([w for _, w in points])
+        points.append((triangles[subdivisions == count], weights))
+    return points
 
 
 def face_depth(crop_landmarks: np.ndarray, head_origin_z: float, resolution: int) -> np.ndarray:
     """Depth along z [resolution, resolution] of the face in world units, NaN off the face.
 
     ``crop_landmarks`` as of Crop.landmarks; ``head_origin_z`` is the head origin's z in the same units. The
-    orthographic landmarks are taken as they are: depth is RADIUS minus height toward the camera. The nearest surface
-    wins a pixel.
+    orthographic landmarks are taken as they are: depth is RADIUS minus height toward the camera. The nearest
+    surface wins a pixel.
     """
     fine = 2 * resolution
-    corners, weights = _surface_points(fine)
-    points = np.einsum("nk,nkd->nd", weights, crop_landmarks[corners])
+    surface = [
+        (weights @ crop_landmarks[triangles]).reshape(-1, 3) for triangles, weights in _surface_points(fine)
+    ]
+    points = np.concatenate(surface)
     column, row = np.floor(points[:, :2].T * fine).astype(int)
     inside = (column >= 0) & (column < fine) & (row >= 0) & (row < fine)
     depth = RADIUS + (points[:, 2] - head_origin_z) * RADIUS / FOCAL
@@ -373,8 +377,9 @@ Detector = Callable[[np.ndarray], list[DetectedFace]]
 def find_faces(photo: np.ndarray, detector: Detector) -> list[DetectedFace]:
     """Faces of a uint8 photo [height, width, 3], largest first; empty where there are none.
 
-    The detector expects an upright head of middling size. It is shown the photo and its halves; where it sees nothing,
-    more around the photo (a face that fills the frame), the photo turned (a lost EXIF tag), and smaller parts.
+    The detector expects an upright head of middling size. It is shown the photo and its halves; where it sees
+    nothing, more around the photo (a face that fills the frame), the photo turned (a lost EXIF tag), and
+    smaller parts.
     """
     for squares in _search_squares(*photo.shape[:2]):
         seen = _distinct(_look_at_all(photo, squares, detector))
@@ -405,7 +410,7 @@ def _tiles(height: int, width: int, side: float) -> list[Crop]:
 
 
 def _look_at_all(photo: np.ndarray, squares: list[Crop], detector: Detector) -> list[DetectedFace]:
-    """Faces that the detector sees in squares of a photo, which is shrunk for the search where it is large."""
+    """Faces that the detector sees in squares of a photo, which is shrunk for that where it is large."""
     found = []
     for side, same in itertools.groupby(squares, key=lambda square: square.side):
         shrink = max(1.0, side / LOOK_SIDE)
@@ -418,7 +423,7 @@ def _look_at_all(photo: np.ndarray, squares: list[Crop], detector: Detector) -> 
 
 
 def _look(photo: np.ndarray, square: Crop, detector: Detector) -> list[DetectedFace]:
-    """Faces that the detector sees in a square of the photo, in the photo's pixels; no reflections of faces."""
+    """Faces that the detector sees in a square, in the photo's pixels; no reflections of faces."""
     resolution = int(np.clip(square.side, 256, LOOK_SIDE))
     faces = detector(square.cut(photo, resolution))
     faces = [replace(face, landmarks=square.to_picture(face.landmarks / resolution)) for face in faces]
@@ -433,8 +438,8 @@ def _is_inside(photo: np.ndarray, point: np.ndarray) -> bool:
 def _read_again(photo: np.ndarray, face: DetectedFace, detector: Detector) -> DetectedFace | None:
     """The same face with landmarks read in its own aligned square; None where nothing is seen there.
 
-    This makes the landmarks those of an upright head of one size, however the face was found, and it unmasks what is
-    no face (a cup, a coin) or one seen upside down: shown upright, those are not recognised.
+    This makes the landmarks those of an upright head of one size, however the face was found, and it unmasks
+    what is no face (a cup) or was taken upside down: shown as they should stand, those are not recognised.
     """
     for _ in range(2):  # the second square is aligned by better landmarks
         seen = _look(photo, Crop.of(head_pose(face.landmarks)), detector)
@@ -471,19 +476,24 @@ class HasResolution(Protocol):
 class Portrait:
     """What an inversion needs of one photo.
 
-    image: [1, 3, R, R] in [-1, 1]; camera: one; masks: part -> bool [1, 1, R, R], see `lib.parsing.PARTS`;
-    landmarks: [478, 3], (u, v) in [0, 1] over the image and height above the head's origin away from the viewer in
-    units of the image's side, or None where a ready crop shows no face; face_depth: [1, 1, R, R] distance along the
-    camera's rays, NaN where it is unknown; photo, crop: the photo and the square of it that the image shows.
+    Shapes: R is the generator's resolution. Masks are named as in `lib.parsing.PARTS`.
     """
 
     image: Tensor
+    """[1, 3, R, R] in [-1, 1]."""
     camera: Camera
+    """The one that took the image."""
     masks: dict[str, Tensor]
+    """Part of the face -> bool [1, 1, R, R]."""
     landmarks: Tensor | None
+    """[478, 3]: (u, v) in [0, 1] over the image, z behind the head's origin in units of the image's side.
+    None where a ready crop shows no face."""
     face_depth: Tensor
+    """[1, 1, R, R] distance along the camera's rays in world units, NaN where it is unknown."""
     photo: np.ndarray
+    """uint8 [height, width, 3]."""
     crop: Crop
+    """The square of the photo that the image shows."""
 
     def to(self, device: str | torch.device) -> Portrait:
         """The same portrait with its tensors on a device."""
@@ -507,9 +517,11 @@ def portrait_from_photo(
 ) -> Portrait:
     """Any photo with a face, cropped and posed as the embedded generators stand their heads.
 
-    ``photo``: a file or a uint8 RGB array. ``generator``: one, or a resolution. ``face``: which one of several, by its
-    number in order of size from 0. ``parse=False`` needs no parsing network: the masks are then drawn from the
-    landmarks, and only those of face, eyes, brows, nose and mouth are there. ``detector``: one to use for many photos.
+    photo: a file, or a uint8 RGB array. generator: one, or a resolution.
+    face: which of several, by its number in order of size from 0.
+    parse: whether the masks come from the parsing network. Otherwise they are drawn from the landmarks: only
+    those of face, eyes, brows, nose and mouth.
+    detector: one to use for many photos.
     """
     name, pixels = _pixels(photo)
     resolution = _resolution(generator)
@@ -539,9 +551,9 @@ def portrait_from_crop(
     parse: bool = True,
     detector: Detector | None = None,
 ) -> Portrait:
-    """A square crop that is aligned already, with its camera as EG3D's 25 numbers: nothing is cropped or posed again.
+    """A square crop that is aligned already, with its camera as EG3D's 25 numbers: nothing is posed again.
 
-    The label says nothing of where landmarks stand in the world, so the face depth stays unknown (NaN everywhere).
+    The label does not say where landmarks stand in the world, so the face depth is unknown: NaN everywhere.
     """
     name, pixels = _pixels(picture)
     height, width = pixels.shape[:2]
@@ -575,8 +587,8 @@ def _pixels(photo: str | os.PathLike | np.ndarray) -> tuple[str, np.ndarray]:
         return str(photo), load_photo(photo)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
         raise ValueError(
-            f"a photo given as an array is uint8 RGB [height, width, 3], got {photo.dtype} {list(photo.shape)}; "
-            "give the path of a file to have any kind of picture converted"
+            f"a photo given as an array is uint8 RGB [height, width, 3], got {photo.dtype} "
+            f"{list(photo.shape)}; of a file, any kind of picture is converted: give its path"
         )
     return "the photo", photo
 
@@ -588,9 +600,9 @@ def _resolution(generator: HasResolution | int) -> int:
 def _choose(found: list[DetectedFace], which: Literal["largest"] | int, name: str) -> DetectedFace:
     if not found:
         raise FaceError(
-            f"no face is found in {name}. It takes a face seen from the front or up to about 45 degrees from it, sharp, "
-            "not covered, and at least some 50 pixels wide. Crop the photo closer to the head, or give a ready crop with "
-            "its camera to portrait_from_crop."
+            f"no face is found in {name}. It takes a face seen from the front or up to 45 degrees from it, "
+            "sharp, not covered, some 50 pixels wide or more. Crop the photo closer to the head, or give a "
+            "ready crop with its camera to portrait_from_crop."
         )
     boxes = "; ".join(f"face={i}: {_describe(face)}" for i, face in enumerate(found))
     if which == "largest":
@@ -613,7 +625,7 @@ def _describe(face: DetectedFace) -> str:
 def _warn_of_doubts(name: str, photo: np.ndarray, pose: HeadPose, crop: Crop, resolution: int) -> None:
     """Say what makes this portrait less than it could be."""
     doubts = []
-    if crop.side < resolution:
+    if crop.side < 0.9 * resolution:
         doubts.append(
             f"the head spans {crop.side:.0f} pixels of the photo but the generator has {resolution}: "
             "the portrait is blurred. Use a larger photo."
@@ -648,6 +660,10 @@ def _masks(
 
 
 # -------------------------------------------------------------------- labels of ready crops
+LABELS_CHECKED = 64
+"""So many labels of a file are looked at on reading it; the others when they are used."""
+
+
 def labels_from_dataset_json(path: str | os.PathLike) -> dict[str, Tensor]:
     """File name -> camera label [25] of EG3D's dataset.json, of which the first labels are checked.
 
@@ -657,8 +673,9 @@ def labels_from_dataset_json(path: str | os.PathLike) -> dict[str, Tensor]:
     content = _read_json(path)
     if isinstance(content, dict) and "labels" not in content and _is_cameras_json(content):
         raise ValueError(
-            f"{path} is EG3D's intermediate cameras.json: poses before correction, intrinsics in pixels. Inversion from it "
-            "does not converge. Use the dataset.json of the same data set, which its preprocessing writes last."
+            f"{path} is EG3D's intermediate cameras.json: poses before correction, intrinsics in pixels. "
+            "Inversion from it does not converge. Use the dataset.json of the same data set, which the "
+            "preprocessing writes last."
         )
     labels = content.get("labels") if isinstance(content, dict) else None
     if not labels:
@@ -679,10 +696,6 @@ def labels_from_dataset_json(path: str | os.PathLike) -> dict[str, Tensor]:
     return found
 
 
-LABELS_CHECKED = 64
-"""Labels of a file that are looked at on reading; the others when they are used."""
-
-
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -699,15 +712,15 @@ def _is_cameras_json(content: dict) -> bool:
 
 # -------------------------------------------------------------------- judging a pose at a glance
 MESH_COLOUR, FEATURE_COLOUR = (255, 255, 255), (255, 220, 0)
-AXIS_COLOURS = {"x": (255, 60, 60), "y": (60, 220, 60), "z": (70, 130, 255)}
+AXIS_COLOURS = {"x": (255, 60, 60), "y": (60, 220, 60), "z": (90, 170, 255)}
 AXIS_LENGTH = 0.22
 
 
 def draw_pose(portrait: Portrait, size: int = 512) -> np.ndarray:
-    """The crop [size, size, 3] under the canonical face mesh and the head's axes, projected by the portrait's camera.
+    """The crop [size, size, 3] under the canonical face mesh and the head's axes, as its camera sees them.
 
-    The mesh is rigid and the same for everyone: where its eyes, lips and outline (yellow) lie over those of the photo,
-    and z leaves the face along the nose, the pose is right.
+    The mesh is rigid and the same for everyone: where its eyes, lips and outline (yellow) lie about on those
+    of the photo, and z leaves the face along the nose, the pose is right.
     """
     scale = 2  # drawn larger and averaged: smooth thin lines
     canvas = Image.fromarray(portrait.crop.cut(portrait.photo, size * scale))
@@ -730,15 +743,13 @@ def draw_pose(portrait: Portrait, size: int = 512) -> np.ndarray:
 def _draw_axes(draw: ImageDraw.ImageDraw, camera: Camera, width: int, scale: int) -> None:
     tips = np.vstack([np.zeros(3), AXIS_LENGTH * np.eye(3), 1.12 * AXIS_LENGTH * np.eye(3)])
     origin, *ends = _on_canvas(camera, tips, width)
-    font = ImageFont.load_default(12 * scale)
+    font = ImageFont.load_default(14 * scale)
+    outline = {"font": font, "stroke_width": scale // 2, "stroke_fill": "black"}
     for (name, colour), tip, label in zip(AXIS_COLOURS.items(), ends[:3], ends[3:], strict=True):
-        draw.line([*origin, *tip], fill=colour, width=2 * scale)
-        draw.text(
-            tuple(label), name, fill=colour, font=font, anchor="mm", stroke_width=scale, stroke_fill="black"
-        )
+        draw.line([*origin, *tip], fill=colour, width=3 * scale // 2)
+        draw.text(tuple(label), name, fill=colour, anchor="mm", **outline)
     angles = f"yaw {camera.yaw.item():+.2f}  pitch {camera.pitch.item():+.2f} rad"
-    corner = (6 * scale, 6 * scale)
-    draw.text(corner, angles, fill="white", font=font, stroke_width=scale, stroke_fill="black")
+    draw.text((6 * scale, 6 * scale), angles, fill="white", **outline)
 
 
 def _on_canvas(camera: Camera, points_world: np.ndarray, width: int) -> np.ndarray:

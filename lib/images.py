@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""What a photo may be. A closed list: others that Pillow knows (EPS) start external programs."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What a photo may be; JPEG includes the MPO of phones. A closed list: some of Pillow's start programs."""
 
 MAX_PIXELS = 178_000_000
 """Larger pictures are refused: they fill the memory, and such sizes in a small file are an attack."""

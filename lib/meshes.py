@@ -26,6 +26,9 @@ from lib.cameras import Camera, orbit
 OFFICIAL_LEVEL = 10.0
 """Raw density at which EG3D's own scripts cut the surface of their 512 px faces (2 to 20 are usable)."""
 
+OFFICIAL_MARGIN = 30 / 256
+"""Share of the cube's side, at each face, that EG3D's scripts leave empty: cameras hardly see that far."""
+
 COLOUR_VIEWS = ((0.0, 0.0), (-0.5, 0.0), (0.5, 0.0), (0.0, -0.3), (0.0, 0.3))
 """Yaw and pitch, radians, of the views that colour a mesh: where generators of faces have seen faces."""
 
@@ -73,18 +76,19 @@ def surface_level(head: Head, camera: Camera | None = None, opaque: float = 0.9)
     """Raw density at the surface that is seen: its median over the pixels of a view (default: the front).
 
     A level set of this density passes through the rendered depth, whatever sharpness the generator learnt.
+    opaque: pixels count whose alpha is at least this share of the view's largest.
     """
     camera = view_of(head, 0.0) if camera is None else camera
     view = head.render(camera)
     origins, directions = camera.rays(view.depth.shape[-1])
     points = origins + directions * view.depth.flatten(1)[..., None].to(directions)
-    seen = view.alpha.flatten(1).cpu() > opaque
-    if not seen.any():
+    alpha = view.alpha.flatten(1).cpu()
+    if alpha.max() < 0.5:
         raise ValueError(
-            f"no pixel of this view absorbs more than {opaque:.0%} of its ray: there is no surface to "
+            f"no pixel of this view absorbs more than {alpha.max():.0%} of its ray: there is no surface to "
             "measure; choose a level yourself, or a camera that sees the head"
         )
-    return head.density(points).reshape(seen.shape).cpu()[seen].median().item()
+    return head.density(points).reshape(alpha.shape).cpu()[alpha >= opaque * alpha.max()].median().item()
 
 
 # -------------------------------------------------------------------- mesh
@@ -92,16 +96,18 @@ def extract_mesh(
     head: Head,
     resolution: int = 128,
     level: float | None = None,
+    margin: float = OFFICIAL_MARGIN,
     largest_component: bool = True,
     coloured: bool = True,
 ) -> trimesh.Trimesh:
     """The level set of a head's raw density as a closed mesh in world units, with vertex colours.
 
     level: raw density of the surface; None measures it (`surface_level`). EG3D used `OFFICIAL_LEVEL`.
+    margin: share of the cube's side that is left out at each face.
     """
     level = surface_level(head) if level is None else level
     side = head.generator.config.rendering.box_warp
-    mesh = surface_of(density_grid(head, resolution), level, side)
+    mesh = surface_of(density_grid(head, resolution), level, side, margin)
     if largest_component:
         mesh = max(mesh.split(only_watertight=False), key=lambda part: part.area)
     if coloured:
@@ -109,19 +115,28 @@ def extract_mesh(
     return mesh
 
 
-def surface_of(densities: np.ndarray, level: float, side: float) -> trimesh.Trimesh:
-    """Marching cubes (Lewiner et al., 2003) over a `density_grid`; closed where it meets the cube's faces."""
-    if not densities.min() < level < densities.max():
+def surface_of(densities: np.ndarray, level: float, side: float, margin: float = 0.0) -> trimesh.Trimesh:
+    """Marching cubes (Lewiner et al., 2003) over a `density_grid`.
+
+    margin: share of the cube's `side` that is left out at each face, one sample at least. What reaches it
+    is cut off and closed there.
+    """
+    if not 0 <= margin < 0.5:
+        raise ValueError(f"margin is a share of the side, from 0 to below 0.5; got {margin}")
+    n = len(densities)
+    border = max(1, int(margin * n))
+    inner = (slice(border, n - border),) * 3
+    if not densities[inner].min() < level < densities[inner].max():
         raise ValueError(
             f"no surface at density {level:.4g}: the densities of this head lie between "
-            f"{densities.min():.4g} and {densities.max():.4g}"
+            f"{densities[inner].min():.4g} and {densities[inner].max():.4g}"
         )
-    emptiness = level - 1e3 * (densities.max() - level)
-    closed = np.pad(densities, 1, constant_values=emptiness)
+    # So low that a cut lies at the outermost sample, not half-way to the next.
+    closed = np.full_like(densities, level - 1e3 * (densities.max() - level))
+    closed[inner] = densities[inner]
     # "ascent" is what turns the triangles outward here, where densities grow inward.
     vertices, faces, _, _ = marching_cubes(closed, level, gradient_direction="ascent")
-    vertices = (vertices - 1) * (side / (len(densities) - 1)) - side / 2
-    return trimesh.Trimesh(vertices, faces, process=True)
+    return trimesh.Trimesh(vertices * (side / (n - 1)) - side / 2, faces, process=True)
 
 
 @torch.no_grad()

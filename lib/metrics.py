@@ -43,9 +43,10 @@ def depth_correlation(depth: Tensor, target: Tensor) -> Tensor:
 
 
 def depth_roughness(depth: Tensor, known: Tensor) -> Tensor:
-    """Mean absolute Laplacian [B] of depths [B, 1, H, W], world units, over the pixels where `known` is not NaN.
+    """Mean absolute Laplacian [B] of depths [B, 1, H, W] in world units.
 
-    Zero for a plane; a smooth face has little, a crumpled one much.
+    Over the pixels whose 3 x 3 neighbourhood is known, that is, not NaN in `known`. Zero where depth is
+    linear in the pixels; a smooth face has little, a crumpled one much. Comparable at one resolution only.
     """
     laplacian = 4 * depth[..., 1:-1, 1:-1] - (
         depth[..., 2:, 1:-1] + depth[..., :-2, 1:-1] + depth[..., 1:-1, 2:] + depth[..., 1:-1, :-2]

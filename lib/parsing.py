@@ -1,8 +1,8 @@
 """Which part of the face each pixel belongs to: BiSeNet on the 19 classes of CelebAMask-HQ.
 
 Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", ECCV 2018, with
-ResNet-18 as its context path, whose stride-8 features also stand in for the spatial path. Module names are those of
-the published weights.
+ResNet-18 as its context path, whose stride-8 features also stand in for the spatial path. Module names are
+those of the published weights.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def class_probabilities(image: Tensor) -> Tensor:
 
 
 def part_masks(probabilities: Tensor, resolution: int) -> dict[str, Tensor]:
-    """The PARTS as masks [B, 1, R, R]: each pixel takes the class of the largest probability over its area."""
+    """The PARTS as masks [B, 1, R, R]: each pixel takes the class that is likeliest over its area."""
     classes = resize(probabilities, resolution).argmax(dim=1, keepdim=True)
     return {part: _is_any(classes, names) for part, names in PARTS.items()}
 
@@ -229,7 +229,7 @@ def contours() -> list[tuple[int, int]]:
 
 
 def landmark_masks(landmarks_uv: np.ndarray, resolution: int) -> dict[str, Tensor]:
-    """Eyes, brows, nose and mouth [1, 1, R, R] as convex hulls of their landmarks [478, 2], (u, v) in [0, 1]."""
+    """Eyes, brows, nose and mouth [1, 1, R, R] as hulls of their landmarks [478, 2], (u, v) in [0, 1]."""
     from mediapipe.tasks.python.vision import FaceLandmarksConnections as Lines
 
     outlines = {

@@ -1,8 +1,8 @@
 """The embedded generator: EG3D made small, distilled from portraits in several views.
 
-Paired distillation: the teacher's canonical code of a person goes in, the person's portraits come out under their
-detected cameras, with the depth of the face from landmarks. What is learnt is EG3D's own map from z ~ N(0, I) and a
-conditioning camera to a tri-plane; no discriminator is involved.
+Paired distillation: the teacher's canonical code of a person goes in, the person's portraits come out under
+their detected cameras, with the depth of the face from landmarks. What is learnt is EG3D's own map from
+z ~ N(0, I) and a conditioning camera to a tri-plane; no discriminator is involved.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Distillation:
 
 
 class Batches:
-    """Draws the batch of a step: two views of some people, and single portraits. Holds the training portraits only."""
+    """Draws the batch of a step: two views of some people, and single portraits. Holds no held-out ones."""
 
     def __init__(self, portraits: Portraits, settings: Distillation):
         train = portraits[~portraits.held_out]
@@ -63,10 +63,10 @@ class Batches:
         self.singles = np.array([rows[0] for rows in rows_of.values() if len(rows) == 1])
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows to render, rows whose camera conditions each code, and for each rendered row the index of its code.
+        """Rows to render; for each code the row whose camera conditions it; for each rendered row its code.
 
-        Of a person's two views one lends the conditioning camera to both: rendered under its own camera and under
-        another, as EG3D's swap does with p = 0.5, at the price of one set of planes.
+        Of a person's two views one lends the conditioning camera to both: rendered under its own camera and
+        under another, as EG3D's swap does with p = 0.5, at the price of one set of planes.
         """
         s = self.settings
         rng = np.random.default_rng([s.seed, step])
@@ -107,10 +107,10 @@ def distillation_losses(
 
 @torch.no_grad()
 def initialise_mapping(generator: EG3D, deviation: np.ndarray) -> None:
-    """Let the first mapping layer start as the inverse of the whitening: latent axes count as much as the teacher's do.
+    """Let the first mapping layer undo the whitening: latent axes count as much as they do for the teacher.
 
-    Whitening gave every axis the same variance; most of them move a picture very little. Starting from their true
-    deviations [z_dim], the student need not find out from a few thousand people which ones matter.
+    Whitening gave every axis the same variance; most of them move a picture very little. Starting from their
+    true deviations [z_dim], the student need not find out from a few thousand people which ones matter.
     """
     first = generator.backbone.mapping.fc0
     rng = torch.Generator().manual_seed(0)
@@ -147,7 +147,10 @@ def train(
     device: str = "cpu",
     autocast: torch.dtype | None = torch.bfloat16,
 ) -> EG3D:
-    """Distil a generator; resumes from the folder. Every checkpoint also writes the average as `generator.safetensors`."""
+    """Distil a generator; resumes from the folder.
+
+    Every checkpoint also writes the average as `generator.safetensors`.
+    """
     portraits = load_portraits(plan, config.resolution, config.neural_resolution)
     batches = Batches(portraits, settings)
     torch.manual_seed(settings.seed)  # the weights' start

@@ -1,7 +1,7 @@
-"""The training loop shared by the embedded generator and the encoders: schedule, average weights, log, exact resume.
+"""The training loop of the embedded generator and the encoders: schedule, average weights, log, exact resume.
 
-The loop owns no data and no losses. A `step_losses(model, step)` draws its batch from the step's number, so that a
-resumed run sees exactly the batches that an uninterrupted one would have seen.
+The loop owns no data and no losses. A `step_losses(model, step)` draws its batch from the step's number, so
+that a resumed run sees exactly the batches that an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Schedule:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, half_life: int) -> None:
-    """Exponential moving average of the weights; its horizon grows with the steps so that the start is forgotten."""
+    """Exponential moving average of the weights, of a half-life in steps; buffers are copied.
+
+    The half-life starts at one step and grows with them (a twentieth), so that the start is forgotten.
+    """
     beta = 0.5 ** (1 / min(half_life, max(1.0, 0.05 * step)))
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - beta)
@@ -59,17 +62,17 @@ def fit(
     autocast: torch.dtype | None = None,
     on_checkpoint: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
-    """Minimise the sum of `step_losses` and return the average model. Resumes from `folder` where a checkpoint lies.
+    """Minimise the sum of `step_losses`; returns the average model. Resumes where `folder` has a checkpoint.
 
-    The log, `folder/log.jsonl`, holds the mean of each loss over `log_every` steps.
+    `folder/log.jsonl` gets a row every `log_every` steps: the mean of each loss since the row before.
     """
     average = copy.deepcopy(model).requires_grad_(False)
     base_rates = [group["lr"] for group in optimiser.param_groups]
     device = next(model.parameters()).device.type
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     first, seconds = 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
@@ -84,7 +87,8 @@ def fit(
         save_atomically(state | {"step": step, "seconds": seconds + time.monotonic() - begun}, checkpoint)
 
     folder.mkdir(parents=True, exist_ok=True)
-    begun, sums = time.monotonic(), {}
+    drop_rows_after(log, first)
+    begun, window = time.monotonic(), []
     for step in tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=folder.name):
         for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
             group["lr"] = rate * schedule.factor(step)
@@ -97,17 +101,17 @@ def fit(
         total.backward()
         optimiser.step()
         update_average(average, model, step, average_half_life)
-        for name, value in _numbers(losses).items():
-            sums[name] = sums.get(name, 0.0) + value
-        if (step + 1) % log_every == 0:
+        window.append(_numbers(losses))
+        if (step + 1) % log_every == 0 or step + 1 == schedule.steps:
             row = {
                 "step": step + 1,
                 "seconds": seconds + time.monotonic() - begun,
                 "rate": schedule.factor(step),
             }
-            with open(folder / "log.jsonl", "a") as log:
-                log.write(json.dumps(row | {name: value / log_every for name, value in sums.items()}) + "\n")
-            sums = {}
+            row |= {name: sum(numbers[name] for numbers in window) / len(window) for name in window[0]}
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            window.clear()
         if (step + 1) % checkpoint_every == 0 or step + 1 == schedule.steps:
             save(step + 1)
             if on_checkpoint is not None:
@@ -119,8 +123,19 @@ def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
+def drop_rows_after(log: Path, step: int) -> None:
+    """Forget what a killed run logged after its last checkpoint: those steps are taken, and logged, again."""
+    if not log.exists():
+        return
+    lines = log.read_text().splitlines(keepends=True)
+    whole = (line for line in lines if line.endswith("\n"))  # the last row may be torn
+    temporary = log.with_name(f".{log.name}.{os.getpid()}")
+    temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+    temporary.replace(log)
+
+
 def save_atomically(state: dict, path: Path) -> None:
     """torch.save under a temporary name, then renamed: a killed run leaves the checkpoint before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -10,17 +10,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @functools.cache
 def project_files(*patterns: str) -> tuple[Path, ...]:
     """Files that git tracks or would track (not ignored), that exist."""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-        *patterns,
-    ]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
+    listed = subprocess.run([*command, *patterns], capture_output=True, text=True, check=True).stdout
     return tuple(sorted({ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()}))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tiny_generator import RandomFeatures, tiny_generator
 
 from lib import faces
 from lib.cameras import orbit
@@ -14,6 +13,7 @@ from lib.generators import save_generator
 from lib.images import save_image
 from lib.inversion import Inversion, objective
 from lib.inversion.__main__ import is_done, main, read_label, replacing_folder
+from tests.tiny_generator import RandomFeatures, tiny_generator
 
 LABEL = orbit(0.2, 0.1).label()[0]
 OUTPUTS = [
@@ -52,7 +52,6 @@ def arguments(*photos: str, method: str = "w", **options: object) -> list[str]:
     return [*photos, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
-@pytest.mark.filterwarnings("ignore:no face")
 @pytest.mark.parametrize("method", ["w", "wplus", "pti"])
 def test_writes_everything(work, method, capsys):
     assert main(arguments("crop.png", method=method)) == 0
@@ -65,13 +64,14 @@ def test_writes_everything(work, method, capsys):
     assert shown.shape == (256, 256, 3)
     assert np.asarray(Image.open(folder / "views.png")).shape == (256, 7 * 256, 3)
     image = inversion.render().image.clamp(-1, 1)
-    target = torch.from_numpy(np.asarray(Image.open("crop.png"))).permute(2, 0, 1)[None] / 127.5 - 1
+    target = torch.from_numpy(np.array(Image.open("crop.png"))).permute(2, 0, 1)[None] / 127.5 - 1
     assert report["errors"]["mse"] == pytest.approx((image - target).square().mean().item(), rel=1e-3)
     assert abs(shown.mean() - (image.mean().item() + 1) * 127.5) < 2
-    assert "mse" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "mse" in said.out
+    assert "crop.png: note: no face is found" in said.err
 
 
-@pytest.mark.filterwarnings("ignore:no face")
 def test_skips_what_is_done_and_redoes_it_by_force(work, capsys):
     report = work / "out" / "crop" / "report.json"
     assert main(arguments("crop.png")) == 0
@@ -84,7 +84,6 @@ def test_skips_what_is_done_and_redoes_it_by_force(work, capsys):
     assert [path.name for path in (work / "out").iterdir()] == ["crop"]
 
 
-@pytest.mark.filterwarnings("ignore:no face")
 def test_refuses_to_mix_settings_or_replace_what_is_not_its_own(work, capsys):
     assert main(arguments("crop.png")) == 0
     assert main(arguments("crop.png", seed=1)) == 1
@@ -96,7 +95,6 @@ def test_refuses_to_mix_settings_or_replace_what_is_not_its_own(work, capsys):
     assert (work / "mine" / "crop" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.filterwarnings("ignore:no face")
 def test_one_bad_photo_does_not_stop_the_others(work, capsys):
     (work / "text.jpg").write_text("no picture")
     assert main(arguments("text.jpg", "absent.jpg", "crop.png")) == 1
@@ -110,8 +108,7 @@ def test_one_bad_photo_does_not_stop_the_others(work, capsys):
 
 def test_a_failure_leaves_nothing_half_written(work, monkeypatch, capsys):
     monkeypatch.setattr("lib.inversion.__main__.save_glb", lambda *_: 1 / 0)
-    with pytest.warns(faces.FaceWarning):
-        assert main(arguments("crop.png")) == 1
+    assert main(arguments("crop.png")) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert list((work / "out").iterdir()) == []
 
@@ -130,9 +127,13 @@ def test_wrong_settings_are_said_before_any_photo(work, capsys, wrong, message):
     assert not (work / "out").exists()
 
 
-def test_photos_of_one_name_are_refused(work, capsys):
+def test_options_that_contradict_are_refused(work, capsys):
     assert main(arguments("crop.png", "elsewhere/crop.png")) == 1
     assert "several photos are called crop" in capsys.readouterr().err
+    assert main([*arguments("crop.png", method="w"), "--pivot-steps", "3"]) == 1
+    assert "--pivot-steps belongs to pti" in capsys.readouterr().err
+    assert main(arguments()) == 1
+    assert "no photo" in capsys.readouterr().err
 
 
 def test_labels_in_every_form(work):

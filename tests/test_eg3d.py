@@ -245,6 +245,14 @@ def test_other_neural_resolution_shows_the_same_view(generator, w_plus):
     assert view.image.shape[-1] == generator.resolution
 
 
+def test_only_the_last_w_styles_the_super_resolution(generator, w_plus):
+    planes, camera = generator.planes(w_plus), orbit(0.0, 0.0)
+    image = generator.render(planes, w_plus, camera).image
+    last = torch.arange(generator.n_layers)[:, None] == generator.n_layers - 1
+    assert generator.render(planes, torch.where(last, w_plus, 0.0), camera).image.equal(image)
+    assert not generator.render(planes, torch.where(last, 0.0, w_plus), camera).image.allclose(image)
+
+
 def test_super_resolution_leaves_the_raw_picture_alone():
     """The original's block without upsampling adds its picture to image_raw in place; ours must not."""
     generator = random_generator(CONFIGS["objects"], seed=4).requires_grad_(True)

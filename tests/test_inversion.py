@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from tests.tiny_generator import RandomFeatures, tiny_generator
 
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D, load_generator, save_generator
@@ -13,6 +12,7 @@ from lib.inversion.pti import locality_loss, locality_sample
 from lib.inversion.result import fingerprint
 from lib.losses import noise_regulariser
 from lib.paths import WEIGHTS
+from tests.tiny_generator import RandomFeatures, tiny_generator
 
 VIEW = orbit(0.2, 0.1)
 QUIET = {"perceptual": RandomFeatures(), "progress": False}
@@ -187,6 +187,15 @@ def test_starts_from_a_latent_or_an_inversion(generator, target, code):
             )
     with pytest.raises(ValueError, match=r"\[16\] or \[1, 6, 16\].*\(1, 3, 16\)"):
         invert_w(generator, target, VIEW, initial=code[:, :3], steps=0, **QUIET)
+
+
+def test_says_when_it_diverges(generator, target, method):
+    class Infinite(RandomFeatures):
+        def __call__(self, image, other):
+            return super().__call__(image, other) * math.inf
+
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        method(generator, target, VIEW, perceptual=Infinite())
 
 
 # ----------------------------------------------------------------------- the projector's parts

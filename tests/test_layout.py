@@ -39,16 +39,18 @@ ORDER = [
     "figures",
     "widgets",
     "runs",
+    "model_cards",
 ]
 
 IMPORTED_AS = {
     "PIL": "pillow",
     "skimage": "scikit-image",
+    "IPython": "ipython",
     "yaml": "pyyaml",
     "imageio_ffmpeg": "imageio-ffmpeg",
 }
-# Started by other programs, never imported.
-STARTED = {"jupyterlab", "ipykernel", "nbval", "nbstripout", "ruff"}
+# Started by other programs, or imported only where they are installed.
+STARTED = {"jupyterlab", "ipykernel", "nbval", "nbstripout", "ruff", "playwright"}
 
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".json", ".lock", ".csv", ""}  # by suffix
 MAX_PICTURE, MAX_PICTURES = 100_000, 10_000_000

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from tests.tiny_generator import RandomFeatures
 
 from lib.losses import l1_loss, l2_loss, masked_depth_loss, noise_regulariser, recentre_noise
+from tests.tiny_generator import RandomFeatures
 
 
 def images(seed: int, batch: int = 2, size: int = 5) -> torch.Tensor:

@@ -33,7 +33,7 @@ def head() -> AnalyticHead:
 
 @pytest.fixture(scope="module")
 def mesh(head) -> trimesh.Trimesh:
-    return extract_mesh(head, resolution=64, level=0.0)
+    return extract_mesh(head, resolution=64, level=0.0, margin=0.0)
 
 
 # -------------------------------------------------------------------- density
@@ -81,12 +81,30 @@ def test_mesh_is_closed_and_its_normals_point_outward(mesh):
     assert ((mesh.face_normals * outward).sum(axis=1) > 0).mean() > 0.98
 
 
-def test_what_leaves_the_box_is_closed_at_its_faces():
+def test_what_leaves_the_box_is_cut_and_closed():
     index = np.arange(16)
     densities = np.broadcast_to((index < 8)[:, None, None], (16, 16, 16)).astype(np.float32)
-    slab = surface_of(densities, level=0.5, side=2.0)
+    slab, edge = surface_of(densities, level=0.5, side=2.0), 1 - 2 / 15
     assert slab.is_watertight
-    assert np.allclose(slab.bounds, [[-1, -1, -1], [7.5 * 2 / 15 - 1, 1, 1]], atol=2e-3)
+    assert np.allclose(slab.bounds, [[-edge] * 3, [7.5 * 2 / 15 - 1, edge, edge]], atol=2e-3)
+
+
+def test_margin_leaves_out_that_share_of_the_side():
+    cube = surface_of(block(32), level=0.0, side=1.0, margin=0.22)  # 7 of 32 samples at each face
+    assert np.allclose(cube.bounds, [[7 / 31 - 0.5] * 3, [24 / 31 - 0.5] * 3], atol=1e-3)
+
+
+@pytest.mark.parametrize("margin", [-0.1, 0.5])
+def test_margin_leaves_something(margin):
+    with pytest.raises(ValueError, match="margin is a share of the side"):
+        surface_of(block(32), level=0.0, side=1.0, margin=margin)
+
+
+def block(n: int) -> np.ndarray:
+    """Full but for one sample in the middle."""
+    densities = np.ones((n, n, n), np.float32)
+    densities[n // 2, n // 2, n // 2] = -1
+    return densities
 
 
 def test_level_outside_the_densities_is_an_error(head):
@@ -104,8 +122,7 @@ def test_small_components_are_dropped_on_request():
             return torch.tensor(np.maximum(*balls))[tuple(ijk.T)]
 
     both, largest = (
-        extract_mesh(TwoBalls(), 24, level=0.0, largest_component=only, coloured=False)
-        for only in (False, True)
+        extract_mesh(TwoBalls(), 24, 0.0, largest_component=only, coloured=False) for only in (False, True)
     )
     assert (both.body_count, largest.body_count) == (2, 1)
     assert largest.bounds[1].max() < 14 / 23 - 0.5
@@ -130,7 +147,7 @@ def gap_to_rendered_depth(head, mesh, yaw) -> float:
 def test_measured_level_lies_at_the_rendered_depth():
     """Also from a side other than the one it was measured on; a soft surface cut at zero lies before it."""
     soft, cell = AnalyticHead(AnalyticGenerator(sharpness=600.0)), 1 / 63
-    measured, at_zero = (extract_mesh(soft, 64, level, coloured=False) for level in (None, 0.0))
+    measured, at_zero = (extract_mesh(soft, 64, level, margin=0.0, coloured=False) for level in (None, 0.0))
     assert gap_to_rendered_depth(soft, measured, 0.4) < 0.6 * cell
     assert gap_to_rendered_depth(soft, at_zero, 0.4) > 2 * cell
 

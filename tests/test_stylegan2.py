@@ -163,6 +163,8 @@ def test_noise_modes(rng):
     assert seeded[0].equal(seeded[1])
     assert not seeded[0].equal(seeded[2])
     assert not layer(x, w, "const").equal(layer(x, w, "none"))
+    with pytest.raises(ValueError, match="needs rng"):
+        layer(x, w, "random")
     with pytest.raises(ValueError, match="noise_mode must be one of const, random, none"):
         layer(x, w, "constant")
 

@@ -318,10 +318,8 @@ class EG3D(nn.Module):
     @torch.no_grad()
     def measure_w(self, camera: Camera | None = None, n: int = 10_000, seed: int = 0) -> "EG3D":
         """Measure `w_mean` and `w_std` over n latents under one camera (default: frontal); returns itself."""
-        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed)).to(
-            self.plane_axes.device
-        )
-        w = self.map(z, self.frontal_camera() if camera is None else camera)[:, 0]
+        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed))
+        w = self.map(z.to(self.plane_axes.device), self.frontal_camera() if camera is None else camera)[:, 0]
         w_mean = w.mean(dim=0)
         self.set_w_statistics(w_mean, (w - w_mean).square().sum(dim=1).mean().sqrt())
         return self
@@ -368,7 +366,7 @@ class EG3D(nn.Module):
         """Views of heads given as planes; w_plus styles the super-resolution.
 
         One head (batch 1) may be seen from many cameras, and many heads from one. With `rng` the ray samples
-        are jittered. `settings` replaces the generator's own, for instance for more samples a ray.
+        are jittered. `settings` replaces the generator's own way of sampling, for instance by more samples.
         """
         camera = as_camera(camera).to(planes.device)
         camera = camera.expand(planes.shape[0]) if len(camera) == 1 else camera

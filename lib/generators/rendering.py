@@ -40,16 +40,12 @@ class RenderingSettings:
 
     depth_resolution: int = 48  # stratified samples a ray
     depth_resolution_importance: int = 48  # further samples, drawn where the first found matter; 0 for none
-    ray_start: float | Literal["auto"] = (
-        2.25  # nearest sample, world units; "auto": where the ray enters the box
-    )
-    ray_end: float | Literal["auto"] = 3.3  # farthest sample
+    ray_start: float | Literal["auto"] = 2.25  # nearest sample; "auto": where the ray enters the box
+    ray_end: float | Literal["auto"] = 3.3  # farthest sample; "auto": where it leaves the box
     box_warp: float = 1.0  # side of the cube that the planes span, world units
     white_back: bool = False  # what is not absorbed is white, not black
     disparity_space_sampling: bool = False  # stratify 1 / depth
-    batch_coupled: bool = (
-        False  # as in EG3D's code: depth limits are those of the whole batch, not of each image
-    )
+    batch_coupled: bool = False  # as in EG3D's code, limits of depth are the batch's, not each image's
 
     def __post_init__(self) -> None:
         if self.depth_resolution < 2 or (self.depth_resolution_importance > 0 and self.depth_resolution < 4):
@@ -118,8 +114,10 @@ def sample_planes(planes: Planes, points: Points, axes: PlaneAxes, box_warp: flo
 def box_bounds(
     origins: Rays, directions: Rays, box_warp: float, batch_coupled: bool = False
 ) -> tuple[PerRay, PerRay]:
-    """Where rays enter and leave the cube of side box_warp. Rays that miss it get EG3D's stand-in bounds:
-    from the smallest to the largest entry of the rays that hit."""
+    """Where rays enter and leave the cube of side box_warp.
+
+    Rays that miss it get EG3D's stand-in bounds: from the nearest to the farthest entry of the rays that hit.
+    """
     with torch.no_grad():
         inverse = 1 / directions
         slabs = torch.stack([(side * box_warp / 2 - origins) * inverse for side in (-1, 1)])
@@ -130,10 +128,8 @@ def box_bounds(
         first = near.where(hit, near.new_tensor(torch.inf)).amin(dim=dims, keepdim=True)
         last = near.where(hit, near.new_tensor(-torch.inf)).amax(dim=dims, keepdim=True)
         # A picture that misses the box altogether still needs finite samples; any outside the box will do.
-        first, last = (
-            first.where(some, torch.zeros_like(first)),
-            last.where(some, torch.full_like(last, box_warp)),
-        )
+        first = first.where(some, torch.zeros_like(first))
+        last = last.where(some, torch.full_like(last, box_warp))
         return near.where(hit, first), far.where(hit, last)
 
 
@@ -262,7 +258,7 @@ def render_rays(
     alpha = weights.sum(dim=-1)
     per_sample = sample_weights(weights)
     depth = expected_depth(depths, per_sample, alpha, settings.batch_coupled)
-    if order is not None:  # sorting a number a sample back is far cheaper than sorting all the colours forth
+    if order is not None:  # un-sorting one weight a sample is far cheaper than sorting all its colours
         per_sample = torch.zeros_like(per_sample).scatter(-1, order, per_sample)
     rendered = composite(colours, per_sample)
     if settings.white_back:

@@ -152,8 +152,9 @@ class SynthesisLayer(nn.Module):
             return self.noise_const * self.noise_strength
         if noise_mode != "random":
             raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}; got {noise_mode!r}")
-        device = x.device if rng is None else rng.device
-        noise = torch.randn((x.shape[0], 1, *x.shape[2:]), generator=rng, device=device)
+        if rng is None:
+            raise ValueError("noise_mode 'random' needs rng, a torch.Generator to draw the noise from")
+        noise = torch.randn((x.shape[0], 1, *x.shape[2:]), generator=rng, device=rng.device)
         return noise.to(x.device) * self.noise_strength
 
 

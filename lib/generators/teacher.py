@@ -1,7 +1,7 @@
 """The photographic 2D GAN that the embedded generator learns from: MobileStyleGAN, run by OpenVINO.
 
-Belousov, "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis", 2021. The
-weights come with the package named in the asset manifest; they descend from StyleGAN2-FFHQ.
+Belousov, "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image Synthesis",
+2021. The weights come with the package named in the asset manifest; they descend from StyleGAN2-FFHQ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Teacher:
             ) from error
         folder = assets.folder("teacher")
         core = openvino.Core()
-        # Pinned threads of several processes would share one core; bfloat16, the default of some processors, is slower.
+        # Pinned threads of several processes would share one core; bfloat16, often the default, is slower.
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,

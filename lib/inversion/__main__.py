@@ -16,6 +16,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from lib.faces import labels_from_dataset_json, portrait_from_crop, portrait_from_photo
+from lib.faces import (
+    FaceWarning,
+    Portrait,
+    labels_from_dataset_json,
+    portrait_from_crop,
+    portrait_from_photo,
+)
 from lib.generators import EG3D, load_generator
 from lib.images import resize, save_image
 from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
@@ -72,13 +79,9 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 where any photo failed."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    names = [photo.stem for photo in options.photos]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not names:
-        print(
-            f"error: several photos are called {', '.join(twice)}" if twice else "error: no photo given",
-            file=sys.stderr,
-        )
+    problem = _problem(options)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
         return 1
     try:
         generator = load_generator(options.weights, options.device)
@@ -87,8 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     failed = [photo for photo in options.photos if not _tried(photo, options, generator)]
     if failed:
-        print(f"{len(failed)} of {len(names)} photos failed: {', '.join(map(str, failed))}", file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(options.photos)} photos failed: {', '.join(map(str, failed))}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
+
+
+def _problem(options: Options) -> str | None:
+    """What is wrong with the options, as far as they tell it."""
+    names = [photo.stem for photo in options.photos]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names:
+        return "no photo given"
+    if twice:
+        return f"several photos are called {', '.join(twice)}, and each gets a folder of its name"
+    if options.pivot_steps is not None and options.method != "pti":
+        return f"--pivot-steps belongs to pti, not to {options.method}"
+    return None
 
 
 def _tried(photo: Path, options: Options, generator: EG3D) -> bool:
@@ -114,17 +133,11 @@ def invert_photo(
 ) -> dict[str, Any]:
     """Invert one photo, write its folder and return the report."""
     start = time.perf_counter()
-    if options.label is None:
-        portrait = portrait_from_photo(
-            photo, generator, face="largest" if options.face is None else options.face, parse=False
-        )
-    else:
-        portrait = portrait_from_crop(photo, read_label(options.label, photo), generator)
+    portrait = portrait_of(photo, options, generator)
     counts = {"steps": options.steps, "pivot_steps": options.pivot_steps}
     counts = {name: count for name, count in counts.items() if count is not None}
-    inversion = METHODS[options.method](
-        generator, portrait.image, portrait.camera, seed=options.seed, **counts
-    )
+    invert = METHODS[options.method]
+    inversion = invert(generator, portrait.image, portrait.camera, seed=options.seed, **counts)
 
     report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.extras}
     report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
@@ -136,6 +149,20 @@ def invert_photo(
         report["seconds"] = round(time.perf_counter() - start, 1)
         (unfinished / "report.json").write_text(json.dumps(report, indent=1))
     return report
+
+
+def portrait_of(photo: Path, options: Options, generator: EG3D) -> Portrait:
+    """The photo as the generator needs it; doubts about it are printed."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", FaceWarning)
+        if options.label is None:
+            face = "largest" if options.face is None else options.face
+            portrait = portrait_from_photo(photo, generator, face=face, parse=False)
+        else:
+            portrait = portrait_from_crop(photo, read_label(options.label, photo), generator, parse=False)
+    for doubt in doubts:
+        print(f"{photo}: note: {doubt.message}", file=sys.stderr)
+    return portrait
 
 
 # ----------------------------------------------------------------------- what goes into a folder

@@ -76,7 +76,7 @@ def checked_target(target: Tensor, generator: EG3D) -> Tensor:
     if low < -1.01 or high > 1.01:
         raise ValueError(
             f"the target's values must be in [-1, 1]; found {low:.3g} to {high:.3g}. "
-            "A picture of 0..255 becomes that by x / 127.5 - 1"
+            "A picture of 0..255 becomes that by x / 127.5 - 1, a rendering by clamp(-1, 1)"
         )
     return target.detach().to(generator.w_mean.device, torch.float32)
 

@@ -161,8 +161,7 @@ def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -
 
 
 def shake_ramp(t: float, until: float = 0.75) -> float:
-    """Factor on the random steps of the code: falls quadratically from 1 to 0, which it reaches at
-    `until`."""
+    """Factor on the random steps of the code: from 1 to 0 by a square, none from t = `until` on."""
     return max(0.0, 1 - t / until) ** 2
 
 
@@ -175,6 +174,8 @@ def noise_maps(generator: EG3D) -> list[Tensor]:
 def record(history: dict[str, list[float]], tensors: dict[str, Tensor], **numbers: float) -> dict[str, float]:
     """Append one step's values to their lists, and return them as numbers."""
     values = {name: float(value.detach()) for name, value in tensors.items()} | numbers
+    if not math.isfinite(values["loss"]):
+        raise FloatingPointError(f"the loss is {values['loss']}: try a smaller learning_rate; {values}")
     for name, value in values.items():
         history.setdefault(name, []).append(value)
     return values

@@ -41,7 +41,7 @@ def main(
         only: ids of the runs to execute; without it, all.
         force: execute again what is done.
         jobs: how many notebooks at a time.
-        overrides: parameters in place of those of the runs; values are YAML, paths start at the repository.
+        overrides: parameters in place of those of the runs; paths start at the repository.
         show: say what there is and what is done, and execute nothing.
     """
     try:
@@ -72,7 +72,16 @@ def _parsed(overrides: Sequence[str]) -> Mapping[str, object]:
     broken = [name for name, equals, _ in pairs if not equals or not name.isidentifier()]
     if broken:
         raise RunError(f"--set takes name=value, not {', '.join(broken)}")
-    return {name: yaml.safe_load(value) if value else "" for name, _, value in pairs}
+    return {name: _value(text) for name, _, text in pairs}
+
+
+def _value(text: str) -> object:
+    """A number, flag or list in YAML; else text to the letter, as paths may hold what YAML would drop."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value is None or isinstance(value, str) else value
 
 
 def _in_processes(work, runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
