@@ -11,13 +11,15 @@ from contextlib import contextmanager
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LightSource, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from lib.cameras import FOCAL
 from lib.meshes import Head, to_bytes, view_of
 
 METHODS = {
@@ -130,13 +132,21 @@ def depth_limits(depths: Tensor, alphas: Tensor, opaque: float = 0.5) -> tuple[f
 def depth_colours(
     depth: Tensor, alpha: Tensor, limits: tuple[float, float] | None = None, opaque: float = 0.5
 ) -> np.ndarray:
-    """Depth [1, R, R] as bytes [R, R, 3], the nearest brightest; grey where alpha is at most `opaque`."""
-    depth, alpha = (x.detach().float().cpu().reshape(x.shape[-2:]) for x in (depth, alpha))
+    """Depth [1, R, R] as bytes [4R, 4R, 3]: the nearest brightest, in relief under a lamp at the upper left.
+
+    Colour alone hides a nose, whose height is small beside the depth of the head. limits: nearest and
+    farthest depth of the colours; None takes those of this view. Grey where alpha is at most `opaque`.
+    """
+    depth, alpha = (x.detach().float().cpu().reshape(1, 1, *x.shape[-2:]) for x in (depth, alpha))
     near, far = depth_limits(depth, alpha, opaque) if limits is None else limits
-    nearness = ((far - depth.numpy()) / (far - near)).clip(0, 1)
-    coloured = matplotlib.colormaps[DEPTH_COLOURS](nearness, bytes=True)[..., :3].copy()
-    coloured[alpha.numpy() <= opaque] = np.round(255 * np.array(matplotlib.colors.to_rgb(EMPTY)))
-    return coloured
+    depth = F.interpolate(depth, scale_factor=4, mode="bicubic")[0, 0].numpy()
+    alpha = F.interpolate(alpha, scale_factor=4, mode="bilinear")[0, 0].numpy()
+    nearness = ((far - depth) / (far - near)).clip(0, 1)
+    flat = matplotlib.colormaps[DEPTH_COLOURS](0.8 * nearness)[..., :3]  # the lamp needs the brightest fifth
+    pixel = np.median(depth) / FOCAL / depth.shape[0]  # in world units, as the heights are
+    lit = LightSource(azdeg=315, altdeg=45).shade_rgb(flat, -depth, blend_mode="soft", dx=pixel, dy=pixel)
+    lit[alpha <= opaque] = to_rgb(EMPTY)
+    return np.round(255 * lit).astype(np.uint8)
 
 
 # -------------------------------------------------------------------- grids

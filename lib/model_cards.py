@@ -21,9 +21,9 @@ exist: {resolution} px pictures, {rays} px rays, live pose conditioning, planes 
 ![Samples from N(0, I) at truncation 0.8, turned, with depth]({figure})
 
 **Made by** `python -m lib.datasets` (portraits) and `python -m lib.prior --steps {steps}` (distillation, no
-discriminator): {training_portraits} portraits of {training_people} people out of the 2D GAN MobileStyleGAN, cameras and
-face depth from landmarks. What the teacher's pictures lack, this generator lacks: yaw beyond 0.7 rad, the back of the
-head, profiles, accessories in any number. The teacher descends from FFHQ and inherits its biases.
+discriminator): {training_portraits} portraits of {training_people} people out of the 2D GAN MobileStyleGAN, with
+cameras and face depth from landmarks. What the teacher's pictures lack, this generator lacks: yaw beyond 0.7 rad, the
+back of the head, many accessories. The teacher descends from FFHQ and inherits its biases.
 
 **Licence**: research and education, non-commercial, as the teacher's ancestors demand (see the asset manifest). The
 pictures show nobody; do not use the model to make pictures of real people without their consent.
@@ -40,17 +40,17 @@ correlation is that of rendered depth with the landmarks' depth, over the face.
 | inverted ({inverted} of them, yaw within 0.35) | steps | MSE | LPIPS |
 |---|---|---|---|
 | W+ | {wplus_steps} | {wplus_mse:.4f} | {wplus_lpips:.3f} |
-| PTI | {wplus_steps} + {pti_steps} | {pti_mse:.4f} | {pti_lpips:.3f} |
+| PTI, pivot in W+ | {wplus_steps} + {pti_steps} | {pti_mse:.4f} | {pti_lpips:.3f} |
 
 * FID of {fid_images} samples against as many of the portraits: {fid:.1f} (biased upward by the small count).
 * Conditioning on a camera at yaw -0.5, 0 or 0.5 moves the planes by {conditioning_effect:.2f} of the distance between
-  people. The held-out numbers above condition each code on the portrait's own camera unless they say frontal.
+  people. The held-out numbers condition each code on the portrait's own camera unless they say frontal.
 
 ## Known failures
 
-Samples at truncation 1 can be blurred or smeared where the code leaves what the few thousand people covered. Hair and
-shoulders are flatter than faces, whose depth alone is supervised. Glasses may sink into the face. Pictures carry the
-teacher's border reflections where its portraits end.
+Samples at truncation 1 can be smeared where the code leaves what the few thousand people covered. Hair and shoulders are
+flatter than faces, whose depth alone is supervised. Glasses may sink into the face. The pictures carry the mirrored
+borders of portraits that were cut close.
 """
 
 
@@ -62,7 +62,11 @@ def model_card(name: str, numbers: dict) -> str:
         for conditioning in ("own", "frontal")
         for label, row in numbers[f"held_out_{conditioning}_conditioning"].items()
     ]
-    flat = numbers | numbers["inversion"] | {"inverted": numbers["inversion"]["portraits"], "bands": "\n".join(bands)}
+    flat = (
+        numbers
+        | numbers["inversion"]
+        | {"inverted": numbers["inversion"]["portraits"], "bands": "\n".join(bands)}
+    )
     return CARD.format(name=name, figure=f"../../figures/prior/{name}.jpg", **flat)
 
 

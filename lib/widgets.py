@@ -37,11 +37,10 @@ class Viewer(ipywidgets.VBox):
         self.method = ipywidgets.ToggleButtons(
             options=[(method_label(name), name) for name in self.inversions],
             value=list(self.inversions)[-1],
-            description="method",
             style={"button_width": "6em"},
         )
-        self.yaw = _angle_slider("yaw", yaw_limit)
-        self.pitch = _angle_slider("pitch", pitch_limit)
+        self.yaw = _angle_slider("yaw", yaw_limit, width=2 * size)
+        self.pitch = _angle_slider("pitch", pitch_limit, width=2 * size)
         self.picture = ipywidgets.Image(format="png", width=size, height=size).add_class("viewer-picture")
         self.depth = ipywidgets.Image(format="png", width=size, height=size).add_class("viewer-depth")
         self.status = ipywidgets.HTML().add_class("viewer-status")
@@ -86,10 +85,11 @@ class Viewer(ipywidgets.VBox):
             raise
 
 
-def _angle_slider(name: str, limit: float) -> ipywidgets.FloatSlider:
+def _angle_slider(name: str, limit: float, width: int) -> ipywidgets.FloatSlider:
     slider = ipywidgets.FloatSlider(
         value=0.0, min=-limit, max=limit, step=0.02, description=name, readout_format="+.2f"
     )
+    slider.layout.width, slider.style.description_width = f"{width}px", "3em"
     return slider.add_class(f"viewer-{name}")
 
 

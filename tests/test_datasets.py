@@ -117,7 +117,7 @@ def test_training_people_are_seen_at_jittered_yaws_one_in_each_interval():
     poses = np.stack([plan.target_poses(person, mean_pitch=-0.1) for person in range(7)])
     away = poses[..., 0] - [-0.6, -0.3, 0.0, 0.3, 0.6]
     assert np.abs(away).max() <= 0.15
-    assert np.abs(away).min(axis=1).max() > 0.001  # every person is jittered, the last one too
+    assert np.abs(away).max(axis=1).min() > 0.001  # every person is jittered, the last one too
     assert len(np.unique(poses[..., 0])) == poses[..., 0].size  # each in an own way
     assert 0.05 < (poses[..., 1] + 0.1).std() < 0.25
 

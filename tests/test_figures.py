@@ -54,11 +54,20 @@ def test_other_shapes_are_not_one_image(shape):
 
 
 def test_near_is_bright_far_is_dark_and_empty_is_grey():
-    depth = torch.tensor([[[2.4, 2.6], [2.8, 2.4]]])
-    alpha = torch.tensor([[[1.0, 1.0], [1.0, 0.1]]])
-    near, middle, far, empty = depth_colours(depth, alpha).reshape(4, 3).astype(int)
+    depth = torch.tensor([2.4, 2.6, 2.8, 2.4]).repeat_interleave(8).expand(1, 32, 32)  # four walls
+    alpha = torch.tensor([1.0, 1.0, 1.0, 0.1]).repeat_interleave(8).expand(1, 32, 32)
+    near, middle, far, empty = depth_colours(depth, alpha)[64, 16::32].astype(int)
     assert near.sum() > middle.sum() > far.sum()
     assert empty.tolist() == [242, 242, 242]
+
+
+def test_relief_is_lit_from_the_upper_left():
+    y, x = torch.meshgrid(*[torch.linspace(-0.3, 0.3, 32)] * 2, indexing="ij")
+    ball = 2.7 - (0.25 - x**2 - y**2).clamp_min(0.07).sqrt()[None]
+    lit = depth_colours(ball, torch.ones_like(ball), limits=(0.0, 5.0)).astype(int).sum(axis=2)
+    upper_left, lower_right = lit[44, 44], lit[83, 83]
+    assert upper_left > lower_right + 50
+    assert abs(lit[44, 83] - lit[83, 44]) < 10  # both beside the light
 
 
 def test_limits_leave_out_what_is_transparent():

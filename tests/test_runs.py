@@ -105,13 +105,19 @@ def test_small_picture_is_kept_to_the_pixel_and_names_its_run(repository):
     assert saved.text["run_id"] == "spi-full"
 
 
-def test_large_picture_loses_colours_before_resolution(repository):
-    # 300 x 300 pixels of noise take 270 kB in full colour and 90 kB at a byte each; 500 x 500 do not fit.
-    fewer_colours = Image.open(runs.save_figure(noise_picture(300), "a", "spi-full"))
-    smaller = Image.open(path := runs.save_figure(noise_picture(500), "b", "spi-full"))
-    assert (fewer_colours.mode, fewer_colours.size) == ("P", (300, 300))
-    assert smaller.width < 500
-    assert path.stat().st_size <= 100_000
+@pytest.fixture
+def little_room(monkeypatch):
+    """Figures of at most 10 kB: what noise needs in the formats is known, and noise is slow to compress."""
+    monkeypatch.setattr(records, "FIGURE_BYTES", 10_000)
+
+
+def test_large_picture_loses_colours_before_resolution(repository, little_room):
+    # 100 x 100 pixels of noise take 30 kB in full colour and 9 kB at 7 bits each; 200 x 200 do not fit.
+    fewer_colours = Image.open(runs.save_figure(noise_picture(100), "a", "spi-full"))
+    smaller = Image.open(path := runs.save_figure(noise_picture(200), "b", "spi-full"))
+    assert (fewer_colours.mode, fewer_colours.size) == ("P", (100, 100))
+    assert smaller.width < 200
+    assert path.stat().st_size <= 10_000
 
 
 def test_photographic_figure_is_a_jpeg_that_names_its_run(repository):
@@ -125,19 +131,19 @@ def test_photographic_figure_is_a_jpeg_that_names_its_run(repository):
     assert difference.mean() < 3
 
 
-def test_photographic_figure_loses_quality_before_resolution(repository):
-    # Noise of 350 x 350 pixels takes 110 kB at the best quality and 70 kB at the least; of 500 x 500, 145 kB.
-    kept = Image.open(runs.save_figure(noise_picture(350), "a", "spi-full", photographic=True))
-    smaller = Image.open(path := runs.save_figure(noise_picture(500), "b", "spi-full", photographic=True))
-    assert kept.size == (350, 350)
-    assert smaller.width < 500
-    assert path.stat().st_size <= 100_000
+def test_photographic_figure_loses_quality_before_resolution(repository, little_room):
+    # 120 x 120 pixels of noise take 13 kB at the best quality and 8 kB at the least; of 200 x 200, 23 kB.
+    kept = Image.open(runs.save_figure(noise_picture(120), "a", "spi-full", photographic=True))
+    smaller = Image.open(path := runs.save_figure(noise_picture(200), "b", "spi-full", photographic=True))
+    assert kept.size == (120, 120)
+    assert smaller.width < 200
+    assert path.stat().st_size <= 10_000
 
 
 @pytest.mark.parametrize("photographic", [False, True])
-def test_picture_that_cannot_be_small_is_refused(repository, photographic):
+def test_picture_that_cannot_be_small_is_refused(repository, little_room, photographic):
     with pytest.raises(ValueError, match="fewer panels"):
-        runs.save_figure(noise_picture(1300), "noise", "spi-full", photographic=photographic)
+        runs.save_figure(noise_picture(400), "noise", "spi-full", photographic=photographic)
     assert not list(repository.rglob("noise.*"))
 
 
@@ -412,8 +418,14 @@ def start(checkout, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # so that a test can interrupt it as a terminal would, with its kernel
+        start_new_session=True,  # so that a test can interrupt it as a terminal would
+        preexec_fn=listen_to_interrupts,
     )
+
+
+def listen_to_interrupts():
+    """A test suite in the background is deaf to Ctrl-C, and so would be what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process):

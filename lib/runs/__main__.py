@@ -1,11 +1,8 @@
 """`python -m lib.runs`: execute the notebooks of the study and say what became of each."""
 
-import multiprocessing
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -20,6 +17,7 @@ from lib.runs.execution import (
     complete_parameters,
     execute,
     fingerprint,
+    in_processes,
     is_done,
     read_runs,
 )
@@ -56,7 +54,7 @@ def main(
     work = partial(execute, scale=scale, force=force, overrides=replaced)
     outcomes = []
     try:
-        for outcome in _in_processes(work, runs, jobs) if jobs > 1 else map(work, runs):
+        for outcome in in_processes(work, runs, jobs) if jobs > 1 else map(work, runs):
             print(outcome.message or f"{outcome.run_id}: {outcome.status}", flush=True)
             outcomes.append(outcome)
     except KeyboardInterrupt:
@@ -76,24 +74,12 @@ def _parsed(overrides: Sequence[str]) -> Mapping[str, object]:
 
 
 def _value(text: str) -> object:
-    """A number, flag or list in YAML; else text to the letter, as paths may hold what YAML would drop."""
+    """A number, flag or list in YAML; else text to the letter, as YAML would misread some paths."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return text if value is None or isinstance(value, str) else value
-
-
-def _in_processes(work, runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
-    """Several runs at a time, the cores shared between them."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, initializer=_limit_threads, initargs=(threads,)) as pool:
-        yield from (done.result() for done in as_completed([pool.submit(work, run) for run in runs]))
-
-
-def _limit_threads(threads: str) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    return value if isinstance(value, int | float | list) else text
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:

@@ -13,9 +13,12 @@ A run is a YAML file in `papermill_runs/runs`, named by its id:
 import ast
 import contextlib
 import json
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +37,7 @@ __all__ = [
     "complete_parameters",
     "execute",
     "fingerprint",
+    "in_processes",
     "is_done",
     "read_runs",
 ]
@@ -207,6 +211,18 @@ def execute(
         message = _explanation(run_id, run.notebook, error)
         return Outcome(run_id, run.notebook, "failed", time.monotonic() - started, (), message)
     return Outcome(run_id, run.notebook, "done", time.monotonic() - started, _figures(run_id))
+
+
+def in_processes(work: Callable[[Run], Outcome], runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
+    """Several runs at a time, the cores shared between them; outcomes as they come."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, initializer=_limit_threads, initargs=(threads,)) as pool:
+        yield from (done.result() for done in as_completed([pool.submit(work, run) for run in runs]))
+
+
+def _limit_threads(threads: str) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
 
 
 @contextlib.contextmanager

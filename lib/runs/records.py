@@ -46,8 +46,8 @@ def seed_all(seed: int) -> "torch.Generator":
 def save_figure(figure, name: str, run_id: str, *, photographic: bool = False) -> Path:
     """Write a matplotlib figure or a PIL picture under this run's name, at most 100 kB; give its path.
 
-    `<name>.png`, or `<name>.jpg` if it is `photographic`: rows of faces need ten times the bytes as PNG. What is
-    too large loses colours (PNG) or quality (JPEG) first, then resolution: look at the result.
+    `<name>.png`, or `<name>.jpg` if it is `photographic`: rows of faces take ten times the bytes as PNG.
+    What is too large loses colours (PNG) or quality (JPEG) first, then resolution: look at the result.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"a figure is named in lower case, digits and underscores, not {name!r}")
