@@ -159,6 +159,8 @@ def _make_shard(shard: tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarra
         portrait = detect_portrait(_worker["teacher"].picture(style), _worker["detector"])
         if portrait is not None:
             rows.append(portrait | {"style": style, "code": code, "person": person, "target": target})
+    if not rows:
+        raise RuntimeError(f"no face was found in any of the {len(styles)} pictures of {path.name}")
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     _write(path, lambda file: np.savez(file, **columns))
     return len(styles)
@@ -174,6 +176,16 @@ def _draw(shards: list, processes: int, description: str) -> None:
     ):
         for n in pool.imap_unordered(_make_shard, missing):
             progress.update(n)
+
+
+def _require_same_plan(folder: Path, plan: Plan) -> None:
+    """Portraits of two plans never mix, though only the larger numbers stand in a folder's name."""
+    file = folder / "plan.json"
+    if file.exists() and (other := json.loads(file.read_text())) != vars(plan):
+        differing = [name for name, value in vars(plan).items() if other.get(name) != value]
+        raise ValueError(
+            f"{folder} holds portraits of another plan (other {', '.join(differing)}): move it away, or use that plan"
+        )
 
 
 def _shards(folder: Path, kind: str, styles, codes, people, targets) -> list:
@@ -192,6 +204,8 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
     About 0.3 s a portrait and core.
     """
     folder = paths.CACHE / plan.name()
+    _require_same_plan(folder, plan)
+    _write(folder / "plan.json", lambda file: file.write(json.dumps(vars(plan), indent=1).encode()))
     teacher = Teacher(threads=processes)
     singles, people = (
         teacher.styles(
@@ -224,7 +238,6 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
     _draw(tasks, processes, "people in several views")
     latents = _fit_latent_space(plan, teacher, directions)
     _write(folder / "latents.npz", lambda file: np.savez(file, **vars(latents)))
-    _write(folder / "plan.json", lambda file: file.write(json.dumps(vars(plan), indent=1).encode()))
     return folder
 
 
@@ -308,7 +321,8 @@ class Portraits:
 def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32) -> Portraits:
     """The sampled portraits of a plan; FileNotFoundError says how to make them."""
     folder = paths.CACHE / plan.name()
-    if not (folder / "plan.json").exists():
+    _require_same_plan(folder, plan)
+    if not all((folder / name).exists() for name in ("plan.json", "latents.npz")):  # the last to be written
         raise FileNotFoundError(f"no complete portraits in {folder}: make them with `python -m lib.datasets`")
     latents = LatentSpace.load(folder / "latents.npz")
     directions = PoseDirections.load(folder / "pose_directions.npz")

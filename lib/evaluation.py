@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,14 +25,19 @@ def to_images(pictures: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def held_out_renders(
-    generator: EG3D, portraits: datasets.Portraits, conditioning: str = "own", batch: int = 20
+    generator: EG3D,
+    portraits: datasets.Portraits,
+    conditioning: Literal["own", "frontal"] = "own",
+    batch: int = 20,
 ) -> dict:
     """MSE, LPIPS and face-depth correlation of portraits rendered from their own codes, a value each.
 
     ``conditioning``: "own" conditions every code on its portrait's camera, "frontal" on the frontal one.
     """
+    if conditioning not in ("own", "frontal"):
+        raise ValueError(f"conditioning is own or frontal, not {conditioning!r}")
     lpips = metrics.make_lpips()
-    rows: dict[str, list] = {"yaw": [], "mse": [], "lpips": [], "depth_correlation": []}
+    rows: dict[str, list] = {"yaw": [], "target_yaw": [], "mse": [], "lpips": [], "depth_correlation": []}
     for start in tqdm(range(0, len(portraits), batch), desc=f"held-out people, {conditioning} conditioning"):
         part = portraits[slice(start, start + batch)]
         camera, target = Camera.from_label(torch.from_numpy(part.labels)), to_images(part.images)
@@ -38,6 +45,7 @@ def held_out_renders(
         view = generator.synthesize(generator.map(torch.from_numpy(part.z), condition), camera)
         depth = torch.from_numpy(part.face_depth)[:, None]
         rows["yaw"] += part.yaw.tolist()
+        rows["target_yaw"] += part.target_yaw.tolist()
         rows["mse"] += metrics.mse(view.image, target).tolist()
         rows["lpips"] += lpips(view.image, target).tolist()
         rows["depth_correlation"] += metrics.depth_correlation(view.depth, depth).tolist()
@@ -47,12 +55,25 @@ def held_out_renders(
 def by_yaw(rows: dict, bands=YAW_BANDS) -> dict[str, dict]:
     """Means over bands of |yaw|."""
     yaw = np.abs(rows["yaw"])
-    table = {}
-    for low, high in bands:
-        inside = (yaw >= low) & (yaw < high)
-        means = {name: float(np.mean(np.array(rows[name])[inside])) for name in rows if name != "yaw"}
-        table[f"|yaw| {low:.2f} to {high:.2f}"] = means | {"portraits": int(inside.sum())}
-    return table
+    return {
+        f"|yaw| {low:.2f} to {high:.2f}": _means(rows, (yaw >= low) & (yaw < high)) for low, high in bands
+    }
+
+
+def by_target_yaw(rows: dict) -> dict[str, dict]:
+    """Means over the yaws that people in several views were asked for."""
+    target = np.array(rows["target_yaw"])
+    return {
+        f"yaw {value:+.2f}": _means(rows, target == value) for value in np.unique(target[~np.isnan(target)])
+    }
+
+
+def _means(rows: dict, chosen: np.ndarray) -> dict[str, float]:
+    """Means of the chosen portraits; one without a known depth does not count in the mean of the correlation."""
+    names = ("mse", "lpips", "depth_correlation")
+    return {name: float(np.nanmean(np.array(rows[name])[chosen])) for name in names} | {
+        "portraits": int(chosen.sum())
+    }
 
 
 def inversions(generator: EG3D, portraits: datasets.Portraits, wplus_steps: int, pti_steps: int) -> dict:
@@ -122,8 +143,10 @@ def evaluate_prior(generator: EG3D, inverted: int = 16, fid_portraits: int = 200
     spread = np.random.default_rng(1).choice(
         len(portraits), min(fid_portraits, len(portraits)), replace=False
     )
+    own = held_out_renders(generator, held_out)
     return {
-        "held_out_own_conditioning": by_yaw(held_out_renders(generator, held_out)),
+        "held_out_own_conditioning": by_yaw(own),
+        "held_out_by_target_yaw": by_target_yaw(own),
         "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, held_out, "frontal")),
         "conditioning_effect": conditioning_effect(generator),
         "inversion": inversions(generator, held_out[chosen], wplus_steps=500, pti_steps=350),

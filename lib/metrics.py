@@ -42,19 +42,6 @@ def depth_correlation(depth: Tensor, target: Tensor) -> Tensor:
     return torch.stack(values)
 
 
-def depth_roughness(depth: Tensor, known: Tensor) -> Tensor:
-    """Mean absolute Laplacian [B] of depths [B, 1, H, W] in world units.
-
-    Over the pixels whose 3 x 3 neighbourhood is known, that is, not NaN in `known`. Zero where depth is
-    linear in the pixels; a smooth face has little, a crumpled one much. Comparable at one resolution only.
-    """
-    laplacian = 4 * depth[..., 1:-1, 1:-1] - (
-        depth[..., 2:, 1:-1] + depth[..., :-2, 1:-1] + depth[..., 1:-1, 2:] + depth[..., 1:-1, :-2]
-    )
-    inside = ~F.max_pool2d(known.isnan().float(), 3, stride=1, padding=1)[..., 1:-1, 1:-1].bool()
-    return torch.stack([one[where].abs().mean() for one, where in zip(laplacian, inside, strict=True)])
-
-
 def resize_depth(depth: Tensor, resolution: int) -> Tensor:
     """Depths [B, 1, H, W] averaged down over what is known; NaN where less than half of a pixel is known."""
     known = ~depth.isnan()

@@ -59,8 +59,12 @@ def model_card(name: str, numbers: dict) -> str:
     bands = [
         f"| {label}, {conditioning} conditioning | {row['portraits']} | {row['mse']:.3f} | {row['lpips']:.3f} "
         f"| {row['depth_correlation']:.3f} |"
-        for conditioning in ("own", "frontal")
-        for label, row in numbers[f"held_out_{conditioning}_conditioning"].items()
+        for conditioning, key in (
+            ("own", "held_out_own_conditioning"),
+            ("frontal", "held_out_frontal_conditioning"),
+            ("own", "held_out_by_target_yaw"),
+        )
+        for label, row in numbers[key].items()
     ]
     flat = (
         numbers

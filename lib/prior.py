@@ -33,6 +33,8 @@ class Distillation:
     """Weights of the losses, sizes of a batch and learning rates."""
 
     lam_image: float = 1.0  # L1 of the picture
+    lam_l2: float = 4.0  # mean squared error of the picture, which joins in late
+    l2_after: int = 4500  # the step from which it does
     lam_raw: float = 0.5  # L1 of the rendered picture before super-resolution
     lam_lpips: float = 0.8
     lam_depth: float = 5.0  # L1 of the face's depth, world units
@@ -97,8 +99,10 @@ def distillation_losses(
     generator.backbone.mapping.update_w_avg(w_plus[:, 0])
 
     raw_target = F.interpolate(target, size=view.image_raw.shape[-1], mode="area")
+    squared = F.mse_loss(view.image.float(), target) * (step >= settings.l2_after)
     return {
         "image": settings.lam_image * F.l1_loss(view.image.float(), target),
+        "l2": settings.lam_l2 * squared,
         "raw": settings.lam_raw * F.l1_loss(view.image_raw.float(), raw_target),
         "lpips": settings.lam_lpips * perceptual(view.image, target).mean(),
         "depth": settings.lam_depth * masked_depth_loss(view.depth.float(), batches.depth[rows].to(device)),

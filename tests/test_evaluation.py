@@ -8,6 +8,7 @@ from lib import datasets, evaluation, metrics
 from lib.cameras import Camera
 from lib.datasets import Portraits
 from lib.evaluation import (
+    by_target_yaw,
     by_yaw,
     conditioning_effect,
     fid,
@@ -61,7 +62,7 @@ def test_rows_do_not_depend_on_the_batch(generator, portraits):
     darker = dataclasses.replace(portraits, images=portraits.images // 2)
     together, apart = (held_out_renders(generator, darker, batch=batch) for batch in (len(portraits), 3))
     for name in together:
-        assert apart[name] == pytest.approx(together[name], rel=1e-3, abs=1e-5), name
+        assert apart[name] == pytest.approx(together[name], rel=1e-3, abs=1e-5, nan_ok=True), name
 
 
 def test_frontal_conditioning_is_another(generator, portraits):
@@ -74,17 +75,36 @@ def test_frontal_conditioning_is_another(generator, portraits):
     assert frontal == pytest.approx(metrics.mse(image, to_images(portraits.images)).tolist(), rel=1e-3)
 
 
+ROWS = {
+    "yaw": [0.0, -0.2, 0.3, -0.5, 0.9],
+    "target_yaw": [0.0, np.nan, 0.3, -0.3, 0.3],
+    "mse": [1.0, 3.0, 10.0, 20.0, 100.0],
+    "lpips": [5, 7, 1, 2, 9],
+    "depth_correlation": [0.8, np.nan, 0.6, 0.4, 0.2],
+}
+
+
 def test_yaw_bands_have_both_sides_and_the_lower_limit():
-    rows = {
-        "yaw": [0.0, -0.2, 0.3, -0.5, 0.9],
-        "mse": [1.0, 3.0, 10.0, 20.0, 100.0],
-        "lpips": [5, 7, 1, 2, 9],
-    }
-    table = by_yaw(rows, bands=((0.0, 0.3), (0.3, 0.65)))
+    table = by_yaw(ROWS, bands=((0.0, 0.3), (0.3, 0.65)))
     assert list(table.values()) == [
-        {"mse": 2.0, "lpips": 6.0, "portraits": 2},
-        {"mse": 15.0, "lpips": 1.5, "portraits": 2},
+        {"mse": 2.0, "lpips": 6.0, "depth_correlation": 0.8, "portraits": 2},
+        {"mse": 15.0, "lpips": 1.5, "depth_correlation": 0.5, "portraits": 2},
     ]
+
+
+def test_every_yaw_that_was_asked_for_has_its_means_and_single_portraits_none():
+    table = by_target_yaw(ROWS)
+    assert {name: row["mse"] for name, row in table.items()} == {
+        "yaw -0.30": 20,
+        "yaw +0.00": 1,
+        "yaw +0.30": 55,
+    }
+    assert sum(row["portraits"] for row in table.values()) == 4
+
+
+def test_an_unknown_conditioning_is_refused(generator, portraits):
+    with pytest.raises(ValueError, match="frontal"):
+        held_out_renders(generator, portraits, "forntal")
 
 
 # ----------------------------------------------------------------------- conditioning
@@ -180,7 +200,8 @@ def test_the_model_card_measures_people_that_were_not_trained_on(generator, port
 
     def renders(generator, portraits, conditioning="own"):
         seen[conditioning] = portraits
-        return {"yaw": [0.1, 0.4], "mse": [1.0, 2.0]}
+        values = {name: [1.0, 2.0] for name in ("mse", "lpips", "depth_correlation")}
+        return {"yaw": [0.1, 0.4], "target_yaw": [0.0, 0.3]} | values
 
     def inverted(generator, portraits, **steps):
         seen["inverted"] = portraits

@@ -9,7 +9,6 @@ from skimage.metrics import peak_signal_noise_ratio
 from lib import assets
 from lib.metrics import (
     depth_correlation,
-    depth_roughness,
     frechet_distance,
     inception_features,
     mse,
@@ -83,24 +82,6 @@ def paraboloid(x_curvature: float, y_curvature: float, size: int = 7) -> torch.T
     """x_curvature x^2 + y_curvature y^2 + a tilt, in pixels."""
     x = torch.arange(float(size))
     return (x_curvature * x**2 + y_curvature * x[:, None] ** 2 + 0.3 * x - 0.7 * x[:, None])[None, None]
-
-
-def test_a_plane_is_not_rough():
-    known = torch.zeros(1, 1, 7, 7)
-    assert depth_roughness(paraboloid(0, 0), known).item() == pytest.approx(0, abs=1e-5)
-
-
-def test_roughness_of_a_paraboloid_is_its_laplacian():
-    depth = torch.cat([paraboloid(0.25, 0.5), paraboloid(-0.25, -0.5), paraboloid(0.5, -0.5)])
-    assert depth_roughness(depth, torch.zeros_like(depth)).tolist() == pytest.approx([1.5, 1.5, 0], abs=1e-4)
-
-
-def test_roughness_asks_only_where_the_depth_and_all_around_it_are_known():
-    depth, known = paraboloid(0.25, 0.5), torch.zeros(1, 1, 7, 7)
-    depth[0, 0, 3, 3] += 5
-    assert depth_roughness(depth, known).item() > 2
-    known[0, 0, 3, 3] = torch.nan
-    assert depth_roughness(depth, known).item() == pytest.approx(1.5, abs=1e-4)
 
 
 def test_resized_depth_is_the_mean_of_what_is_known():
