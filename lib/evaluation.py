@@ -14,6 +14,9 @@ from lib.cameras import Camera, orbit
 from lib.generators import EG3D
 from lib.inversion import invert_pti, invert_wplus
 
+CODE_RATE, TUNING_RATE = 0.06, 1e-3
+"""Learning rates of inversions of the embedded generators: larger than the papers', as their networks are smaller."""
+
 YAW_BANDS = ((0.0, 0.3), (0.3, 0.65))
 """Radians of |yaw| between which the prior's numbers are averaged."""
 
@@ -85,8 +88,25 @@ def inversions(generator: EG3D, portraits: datasets.Portraits, wplus_steps: int,
             to_images(portraits.images[i : i + 1]),
             Camera.from_label(torch.from_numpy(portraits.labels[i : i + 1])),
         )
-        wplus = invert_wplus(generator, target, camera, steps=wplus_steps, progress=False)
-        pti = invert_pti(generator, target, camera, initial=wplus, steps=pti_steps, progress=False)
+        wplus = invert_wplus(
+            generator,
+            target,
+            camera,
+            steps=wplus_steps,
+            learning_rate=CODE_RATE,
+            l2_weight=2.0,
+            progress=False,
+        )
+        pti = invert_pti(
+            generator,
+            target,
+            camera,
+            initial=wplus,
+            steps=pti_steps,
+            learning_rate=TUNING_RATE,
+            lpips_threshold=0.0,
+            progress=False,
+        )
         for name, inversion in (("wplus", wplus), ("pti", pti)):
             with torch.inference_mode():
                 image = inversion.render(camera).image
@@ -149,7 +169,7 @@ def evaluate_prior(generator: EG3D, inverted: int = 16, fid_portraits: int = 200
         "held_out_by_target_yaw": by_target_yaw(own),
         "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, held_out, "frontal")),
         "conditioning_effect": conditioning_effect(generator),
-        "inversion": inversions(generator, held_out[chosen], wplus_steps=500, pti_steps=350),
+        "inversion": inversions(generator, held_out[chosen], wplus_steps=500, pti_steps=250),
         "fid": fid(generator, portraits[np.sort(spread)]),
         "fid_images": int(min(fid_portraits, len(portraits))),
         "training_portraits": int((~portraits.held_out).sum()),

@@ -731,11 +731,11 @@ def draw_pose(portrait: Portrait, size: int = 512) -> np.ndarray:
     corners = _on_canvas(camera, vertices, canvas.width)
     facing = _facing(vertices, triangles, camera.position[0].double().numpy())
     for start, end in _edges(triangles[facing]):
-        draw.line([*corners[start], *corners[end]], fill=(*MESH_COLOUR, 110), width=scale // 2)
+        draw.line([*corners[start], *corners[end]], fill=(*MESH_COLOUR, 150), width=scale)
     visible = set(triangles[facing].ravel())
     for start, end in parsing.contours():
         if start in visible and end in visible:
-            draw.line([*corners[start], *corners[end]], fill=FEATURE_COLOUR, width=scale)
+            draw.line([*corners[start], *corners[end]], fill=FEATURE_COLOUR, width=3 * scale // 2)
     _draw_axes(draw, camera, canvas.width, scale)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
 
@@ -743,10 +743,10 @@ def draw_pose(portrait: Portrait, size: int = 512) -> np.ndarray:
 def _draw_axes(draw: ImageDraw.ImageDraw, camera: Camera, width: int, scale: int) -> None:
     tips = np.vstack([np.zeros(3), AXIS_LENGTH * np.eye(3), 1.12 * AXIS_LENGTH * np.eye(3)])
     origin, *ends = _on_canvas(camera, tips, width)
-    font = ImageFont.load_default(14 * scale)
-    outline = {"font": font, "stroke_width": scale // 2, "stroke_fill": "black"}
+    font = ImageFont.load_default(26 * scale)
+    outline = {"font": font, "stroke_width": scale, "stroke_fill": "black"}
     for (name, colour), tip, label in zip(AXIS_COLOURS.items(), ends[:3], ends[3:], strict=True):
-        draw.line([*origin, *tip], fill=colour, width=3 * scale // 2)
+        draw.line([*origin, *tip], fill=colour, width=3 * scale)
         draw.text(tuple(label), name, fill=colour, anchor="mm", **outline)
     angles = f"yaw {camera.yaw.item():+.2f}  pitch {camera.pitch.item():+.2f} rad"
     draw.text((6 * scale, 6 * scale), angles, fill="white", **outline)

@@ -106,5 +106,6 @@ if __name__ == "__main__":
     numbers = describe(model, weights) | evaluate_prior(model, arguments.inverted, arguments.fid_portraits)
     weights.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
     weights.with_suffix(".md").write_text(model_card(arguments.name, numbers))
-    runs.save_figure(sample_grid(model), arguments.name, "prior-full", photographic=True)
+    figure = runs.save_figure(sample_grid(model), arguments.name, "prior-full", photographic=True)
+    runs.record("prior-full", metrics={arguments.name: numbers}, figures=[figure])
     print(weights.with_suffix(".md").read_text())

@@ -177,11 +177,11 @@ class Found:
 
 
 def test_inversions_are_measured_in_the_input_view(generator, portraits, monkeypatch):
-    def wplus(generator, target, camera, *, steps, progress):
+    def wplus(generator, target, camera, *, steps, progress, **rates):
         assert steps == 7
         return Found(target, 0.1)
 
-    def pti(generator, target, camera, *, initial, steps, progress):
+    def pti(generator, target, camera, *, initial, steps, progress, **rates):
         assert torch.allclose(initial.image, target + 0.1)  # starts from the latent of the same portrait
         assert steps == 3
         return Found(target, 0.01)

@@ -179,6 +179,17 @@ def test_hidden_vertices_take_a_seen_colour_nearby(mesh):
     )  # the blue of the silhouette, not of the nose before it
 
 
+def test_what_stands_before_a_vertex_does_not_colour_it(head):
+    """A wall behind the ball, where the renderer sees empty black space beside it and the ball before it."""
+    y, x = np.mgrid[-0.6:0.6:25j, -0.6:0.6:25j]
+    corners = np.arange(24 * 25).reshape(24, 25)[:, :-1].reshape(-1, 1)
+    faces = np.concatenate([corners + np.array(triangle) for triangle in ((0, 1, 26), (0, 26, 25))])
+    wall = trimesh.Trimesh(np.stack([x, y, -0.32 + 0 * x], -1).reshape(-1, 3), faces, process=False)
+    assert (wall.face_normals[:, 2] > 0.99).all()
+    colours = meshes.vertex_colours(head, wall, tolerance=0.03).reshape(25, 25, 3)
+    assert colours[10:14, 11:15].max() < 100  # the ball there is at least 190 in blue
+
+
 def test_colours_do_not_depend_on_the_order_of_views(head, mesh):
     forward, backward = (
         meshes.vertex_colours(head, mesh, 0.03, views) for views in (COLOUR_VIEWS, COLOUR_VIEWS[::-1])

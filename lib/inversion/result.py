@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lib.cameras import Camera
@@ -143,13 +142,15 @@ def _check_same_structure(original: dict[str, Tensor], weights: dict[str, Tensor
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> Path:
+    """Write under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder) / path.name
-        save_file(
-            {key: value.detach().contiguous() for key, value in tensors.items()}, temporary, metadata=texts
-        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+        temporary.write_bytes(save(contiguous, metadata=texts))
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
