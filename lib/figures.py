@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LightSource, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import zoom
 from torch import Tensor
 
 from lib.cameras import FOCAL
@@ -137,10 +137,11 @@ def depth_colours(
     Colour alone hides a nose, whose height is small beside the depth of the head. limits: nearest and
     farthest depth of the colours; None takes those of this view. Grey where alpha is at most `opaque`.
     """
-    depth, alpha = (x.detach().float().cpu().reshape(1, 1, *x.shape[-2:]) for x in (depth, alpha))
     near, far = depth_limits(depth, alpha, opaque) if limits is None else limits
-    depth = F.interpolate(depth, scale_factor=4, mode="bicubic")[0, 0].numpy()
-    alpha = F.interpolate(alpha, scale_factor=4, mode="bilinear")[0, 0].numpy()
+    depth, alpha = (x.detach().float().cpu().reshape(x.shape[-2:]).numpy() for x in (depth, alpha))
+    # Splines have continuous curvature; of what is less smooth, a lamp shows the seams between pixels.
+    depth = zoom(depth.clip(near, far), 4, order=3, mode="nearest", grid_mode=True)
+    alpha = zoom(alpha, 4, order=1, mode="nearest", grid_mode=True)
     nearness = ((far - depth) / (far - near)).clip(0, 1)
     flat = matplotlib.colormaps[DEPTH_COLOURS](0.8 * nearness)[..., :3]  # the lamp needs the brightest fifth
     pixel = np.median(depth) / FOCAL / depth.shape[0]  # in world units, as the heights are
