@@ -26,8 +26,8 @@ from lib.cameras import Camera, orbit
 OFFICIAL_LEVEL = 10.0
 """Raw density at which EG3D's own scripts cut the surface of their 512 px faces (2 to 20 are usable)."""
 
-OFFICIAL_MARGIN = 30 / 256
-"""Share of the cube's side, at each face, that EG3D's scripts leave empty: cameras hardly see that far."""
+OFFICIAL_EXTENT = 0.5 - 30 / 256
+"""How far from the middle EG3D's scripts look for the surface, as a share of the cube's side."""
 
 COLOUR_VIEWS = ((0.0, 0.0), (-0.5, 0.0), (0.5, 0.0), (0.0, -0.3), (0.0, 0.3))
 """Yaw and pitch, radians, of the views that colour a mesh: where generators of faces have seen faces."""
@@ -96,18 +96,19 @@ def extract_mesh(
     head: Head,
     resolution: int = 128,
     level: float | None = None,
-    margin: float = OFFICIAL_MARGIN,
+    extents: tuple[float, float, float] | None = None,
     largest_component: bool = True,
     coloured: bool = True,
 ) -> trimesh.Trimesh:
     """The level set of a head's raw density as a closed mesh in world units, with vertex colours.
 
     level: raw density of the surface; None measures it (`surface_level`). EG3D used `OFFICIAL_LEVEL`.
-    margin: share of the cube's side that is left out at each face.
+    extents: how far it reaches from the origin along x, y, z; None leaves out what is not seen (`seen_extents`).
     """
     level = surface_level(head) if level is None else level
     side = head.generator.config.rendering.box_warp
-    mesh = surface_of(density_grid(head, resolution), level, side, margin)
+    extents = seen_extents(head) if extents is None else extents
+    mesh = surface_of(density_grid(head, resolution), level, side, extents)
     if largest_component:
         mesh = max(mesh.split(only_watertight=False), key=lambda part: part.area)
     if coloured:
@@ -115,17 +116,30 @@ def extract_mesh(
     return mesh
 
 
-def surface_of(densities: np.ndarray, level: float, side: float, margin: float = 0.0) -> trimesh.Trimesh:
-    """Marching cubes (Lewiner et al., 2003) over a `density_grid`.
+def seen_extents(head: Head) -> tuple[float, float, float]:
+    """How far along x, y, z there is anything to trust: what the frontal picture shows at the head's centre.
 
-    margin: share of the cube's `side` that is left out at each face, one sample at least. What reaches it
-    is cut off and closed there.
+    Above and below it the planes go on, but no training picture ever said what is there.
     """
-    if not 0 <= margin < 0.5:
-        raise ValueError(f"margin is a share of the side, from 0 to below 0.5; got {margin}")
+    config = head.generator.config
+    depth = OFFICIAL_EXTENT * config.rendering.box_warp
+    shown = min(0.5 * config.camera_radius / config.camera_focal, depth)
+    return shown, shown, depth
+
+
+def surface_of(
+    densities: np.ndarray, level: float, side: float, extents: tuple[float, float, float]
+) -> trimesh.Trimesh:
+    """Marching cubes (Lewiner et al., 2003) over a `density_grid` of the cube of this `side`.
+
+    extents: how far the surface may reach from the origin along x, y, z; there it is cut off and closed.
+    """
     n = len(densities)
-    border = max(1, int(margin * n))
-    inner = (slice(border, n - border),) * 3
+    # At least one sample a face is left out: a closed surface needs something around it.
+    borders = [math.ceil(max(1.0, (0.5 - extent / side) * (n - 1) - 1e-6)) for extent in extents]
+    if min(extents) <= 0 or 2 * max(borders) >= n - 1:
+        raise ValueError(f"extents {extents} leave nothing of a cube of side {side} with {n} samples a side")
+    inner = tuple(slice(border, n - border) for border in borders)
     if not densities[inner].min() < level < densities[inner].max():
         raise ValueError(
             f"no surface at density {level:.4g}: the densities of this head lie between "

@@ -25,6 +25,9 @@ from lib.meshes import (
     view_of,
 )
 
+WHOLE = (np.inf, np.inf, np.inf)
+"""Extents that cut nothing off."""
+
 
 @pytest.fixture(scope="module")
 def head() -> AnalyticHead:
@@ -33,7 +36,7 @@ def head() -> AnalyticHead:
 
 @pytest.fixture(scope="module")
 def mesh(head) -> trimesh.Trimesh:
-    return extract_mesh(head, resolution=64, level=0.0, margin=0.0)
+    return extract_mesh(head, resolution=64, level=0.0, extents=WHOLE)
 
 
 # -------------------------------------------------------------------- density
@@ -84,20 +87,35 @@ def test_mesh_is_closed_and_its_normals_point_outward(mesh):
 def test_what_leaves_the_box_is_cut_and_closed():
     index = np.arange(16)
     densities = np.broadcast_to((index < 8)[:, None, None], (16, 16, 16)).astype(np.float32)
-    slab, edge = surface_of(densities, level=0.5, side=2.0), 1 - 2 / 15
+    slab, edge = surface_of(densities, level=0.5, side=2.0, extents=WHOLE), 1 - 2 / 15
     assert slab.is_watertight
     assert np.allclose(slab.bounds, [[-edge] * 3, [7.5 * 2 / 15 - 1, edge, edge]], atol=2e-3)
 
 
-def test_margin_leaves_out_that_share_of_the_side():
-    cube = surface_of(block(32), level=0.0, side=1.0, margin=0.22)  # 7 of 32 samples at each face
-    assert np.allclose(cube.bounds, [[7 / 31 - 0.5] * 3, [24 / 31 - 0.5] * 3], atol=1e-3)
+def test_surface_ends_at_the_last_samples_within_its_extents():
+    cut = surface_of(block(32), level=0.0, side=1.0, extents=(0.5, 0.3, 0.2))
+    reach = np.array([14.5, 8.5, 5.5]) / 31
+    assert np.allclose(cut.bounds, [-reach, reach], atol=1e-3)
 
 
-@pytest.mark.parametrize("margin", [-0.1, 0.5])
-def test_margin_leaves_something(margin):
-    with pytest.raises(ValueError, match="margin is a share of the side"):
-        surface_of(block(32), level=0.0, side=1.0, margin=margin)
+@pytest.mark.parametrize("extents", [(0.3, 0.0, 0.3), (0.3, 0.3, 0.01)])
+def test_extents_leave_something(extents):
+    with pytest.raises(ValueError, match="leave nothing of a cube"):
+        surface_of(block(32), level=0.0, side=1.0, extents=extents)
+
+
+def test_nothing_is_kept_that_the_front_does_not_show(head):
+    """A generator goes on above the picture; its mesh does not."""
+
+    class Column(AnalyticHead):
+        def density(self, points):
+            return 100 * (
+                0.1 - points[..., ::2].norm(dim=-1)
+            )  # about the y axis, from face to face of the cube
+
+    column = extract_mesh(Column(), 64, level=0.0, coloured=False)
+    uv, _ = view_of(head, 0.0).project(torch.tensor([[[0.0, column.bounds[1, 1], 0.0]]]).float())
+    assert 0 <= uv[0, 0, 1] < 0.05
 
 
 def block(n: int) -> np.ndarray:
@@ -147,7 +165,7 @@ def gap_to_rendered_depth(head, mesh, yaw) -> float:
 def test_measured_level_lies_at_the_rendered_depth():
     """Also from a side other than the one it was measured on; a soft surface cut at zero lies before it."""
     soft, cell = AnalyticHead(AnalyticGenerator(sharpness=600.0)), 1 / 63
-    measured, at_zero = (extract_mesh(soft, 64, level, margin=0.0, coloured=False) for level in (None, 0.0))
+    measured, at_zero = (extract_mesh(soft, 64, level, WHOLE, coloured=False) for level in (None, 0.0))
     assert gap_to_rendered_depth(soft, measured, 0.4) < 0.6 * cell
     assert gap_to_rendered_depth(soft, at_zero, 0.4) > 2 * cell
 
