@@ -14,7 +14,7 @@ from lib.cameras import Camera, orbit
 from lib.generators import EG3D
 from lib.inversion import invert_pti, invert_wplus
 
-CODE_RATE, TUNING_RATE = 0.06, 1e-3
+CODE_RATE, TUNING_RATE = 0.05, 1e-3
 """Learning rates of inversions of the embedded generators: larger than the papers', as their networks are smaller."""
 
 YAW_BANDS = ((0.0, 0.3), (0.3, 0.65))

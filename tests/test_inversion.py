@@ -74,7 +74,7 @@ def test_recovers_a_sample_of_portraits64():
     generator = load_generator("portraits64")
     z = torch.randn(1, generator.z_dim, generator=torch.Generator().manual_seed(5))
     target = generator.synthesize(generator.map(z, VIEW), VIEW).image.clamp(-1, 1)
-    found = invert_wplus(generator, target, VIEW, steps=200, progress=False)
+    found = invert_w(generator, target, VIEW, steps=300, learning_rate=0.05, progress=False)
     lpips = lpips_for(generator, resolution=256)
     with torch.no_grad():
         first, last = (
@@ -258,7 +258,7 @@ def test_noise_maps_are_optimised_where_they_are_used(generator, target):
     assert noise_maps(generator) == []
     noisy = tiny_generator(noise_strength=0.1)
     assert [tuple(noise.shape) for noise in noise_maps(noisy)] == [(4, 4), (8, 8), (8, 8), (16, 16), (16, 16)]
-    kept = invert_w(noisy, target, VIEW, steps=20, keep_noise=True, **QUIET)
+    kept = invert_w(noisy, target, VIEW, steps=20, noise="keep", **QUIET)
     discarded = invert_w(noisy, target, VIEW, steps=20, **QUIET)
     assert discarded.generator is noisy
     for before, after in zip(noise_maps(noisy), noise_maps(kept.generator), strict=True):
@@ -269,7 +269,7 @@ def test_noise_maps_are_optimised_where_they_are_used(generator, target):
 
 def test_the_regulariser_keeps_noise_noise(target):
     noisy = tiny_generator(noise_strength=0.3)
-    settings = {"steps": 60, "learning_rate": 0.05, "keep_noise": True, **QUIET}
+    settings = {"steps": 60, "learning_rate": 0.05, "noise": "keep", **QUIET}
     free = invert_w(noisy, target, VIEW, noise_weight=0.0, **settings)
     bound = invert_w(noisy, target, VIEW, noise_weight=1e5, **settings)
     correlations = [noise_regulariser(noise_maps(result.generator)).item() for result in (free, bound)]

@@ -63,6 +63,7 @@ def project(
     learning_rate: float = 0.01,
     l2_weight: float = 1.0,
     lpips_weight: float = 1.0,
+    noise: Literal["own", "discard", "keep"] = "own",
     noise_weight: float = 1e5,
     shake: float = 0.05,
     conditioning: Literal["frontal", "target"] = "frontal",
@@ -71,7 +72,6 @@ def project(
     lpips_net: Literal["alex", "vgg"] = "alex",
     lpips_resolution: int | None = None,
     ray_jitter: bool = False,
-    keep_noise: bool = False,
     seed: int = 0,
     progress: bool = True,
     callback: Callback | None = None,
@@ -83,10 +83,14 @@ def project(
     instead of the mean code. shake: size of the random steps of the code at the start, in units of its
     spread. conditioning: the camera under which the mean code and its spread are measured. perceptual:
     replaces LPIPS of `lpips_net` at `lpips_resolution` (None: twice the picture's, at most 256). ray_jitter:
-    draw the samples along rays anew at every step, as EG3D does, instead of keeping them fixed. keep_noise:
-    the result's generator has the optimised noise maps; the reference discards them. The same seed gives the
-    same result.
+    draw the samples along rays anew at every step, as EG3D does, instead of keeping them fixed. noise:
+    "own" leaves the generator's noise maps as they are; "discard" starts from random ones, optimises them along
+    with the code and then forgets them, as the reference does; "keep" leaves them in the result's generator. A
+    generator that was trained with fixed noise, as the embedded ones are, needs its own. The same seed gives
+    the same result.
     """
+    if noise not in ("own", "discard", "keep"):
+        raise ValueError(f"noise is own, discard or keep, not {noise!r}")
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
     rng = torch.Generator().manual_seed(seed)
     mean, spread = w_statistics(
@@ -96,9 +100,9 @@ def project(
     objective = image_objective(target, perceptual, l2_weight, lpips_weight)
 
     working = copy.deepcopy(generator).eval().requires_grad_(False)
-    noises = noise_maps(working)
-    for noise in noises:
-        noise.copy_(torch.randn(noise.shape, generator=rng)).requires_grad_()
+    noises = [] if noise == "own" else noise_maps(working)
+    for noise_map in noises:
+        noise_map.copy_(torch.randn(noise_map.shape, generator=rng)).requires_grad_()
     start = mean if initial is None else latent_of(initial, generator)
     w = (start.mean(dim=1, keepdim=True) if space == "w" else start.expand(1, generator.n_layers, -1)).clone()
     optimiser = torch.optim.Adam([w.requires_grad_(), *noises], lr=learning_rate)
@@ -119,19 +123,19 @@ def project(
         loss.backward()
         optimiser.step()
         with torch.no_grad():
-            for noise in noises:
-                noise.copy_(recentre_noise(noise))
+            for noise_map in noises:
+                noise_map.copy_(recentre_noise(noise_map))
 
         losses = record(history, {"loss": loss, **terms}, learning_rate=optimiser.param_groups[0]["lr"])
         bar.set_postfix(lpips=f"{losses['lpips']:.3f}", l2=f"{losses['l2']:.4f}", refresh=False)
         if callback is not None:
             callback(step, State(w_plus.detach(), image.detach(), losses))
 
-    for noise in noises:
-        noise.requires_grad_(False).grad = None
+    for noise_map in noises:
+        noise_map.requires_grad_(False).grad = None
     return Inversion(
         w_plus=w.detach().expand(1, generator.n_layers, -1).clone(),
-        generator=working if keep_noise else generator,
+        generator=working if noise == "keep" else generator,
         camera=camera,
         history=history,
         extras={"method": space, "steps": steps, "seed": seed},
