@@ -15,6 +15,7 @@ from lib.generators.rendering import (
     composite_weights,
     expected_depth,
     importance_depths,
+    merged_positions,
     plane_axes,
     project_to_planes,
     render_rays,
@@ -67,7 +68,7 @@ def test_check_values_of_the_original():
     per_sample = sample_weights(weights)
     assert 2 * (per_sample * colours).sum().item() - 1 == pytest.approx(0.164904, abs=1e-6)
     alpha = weights.sum(dim=-1)
-    depth = expected_depth(depths, per_sample, alpha, batch_coupled=False)
+    depth = expected_depth(depths, per_sample, alpha)
     assert depth.item() == pytest.approx(2.594120, abs=1e-6)
 
 
@@ -183,7 +184,7 @@ def test_gradients_by_finite_differences():
     def composited(density, depths):
         weights = composite_weights(density, depths)
         alpha = weights.sum(dim=-1)
-        return weights, expected_depth(depths, sample_weights(weights), alpha, batch_coupled=False)
+        return weights, expected_depth(depths, sample_weights(weights), alpha)
 
     assert torch.autograd.gradcheck(composited, (density.requires_grad_(), depths.requires_grad_()))
 
@@ -237,8 +238,15 @@ def test_projection_to_the_planes(convention, expected):
 def test_plane_axes_are_orthonormal_and_named():
     axes = plane_axes("corrected")
     torch.testing.assert_close(axes @ axes.transpose(1, 2), torch.eye(3).expand(3, 3, 3))
-    with pytest.raises(ValueError, match="'released' or 'corrected'; got 'fixed'"):
+    with pytest.raises(ValueError, match="'released', 'corrected' or 3 x 3 x 3 numbers; got 'fixed'"):
         plane_axes("fixed")
+
+
+def test_plane_axes_may_be_numbers():
+    axes = plane_axes("corrected")
+    assert plane_axes(axes.tolist()).equal(axes)
+    with pytest.raises(ValueError, match=r"3 finite matrices of 3 x 3; got shape \(2, 3, 3\)"):
+        plane_axes(axes[:2].tolist())
 
 
 def looked_up_slowly(planes, points, box_warp):
@@ -355,6 +363,45 @@ def test_importance_samples_lie_half_an_interval_near(rng):
 def test_a_single_ray_can_be_rendered():
     origins, directions = orbit(0.0, 0.0).rays(1)
     assert render_rays(blob_field(), origins, directions, TWO_PASSES).features.shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_two_lists_are_merged_as_by_sorting(rng, tie):
+    first, second = (torch.rand(2, 5, n, generator=rng).sort(dim=-1).values for n in (7, 4))
+    if tie:
+        second[..., 1:3] = first[..., 2:4]
+    positions = torch.cat(merged_positions(first, second.sort(dim=-1).values), dim=-1)
+    both = torch.cat([first, second.sort(dim=-1).values], dim=-1)
+    assert positions.sort(dim=-1).values.equal(torch.arange(11).expand(2, 5, 11))
+    merged = torch.empty_like(both).scatter(-1, positions, both)
+    assert merged.equal(both.sort(dim=-1).values)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_rays_do_not_depend_on_how_many_are_rendered_at_a_time(monkeypatch, seed):
+    origins, directions = orbit(torch.tensor([0.0, 0.6]), 0.1).rays(5)
+    render = lambda: render_rays(  # noqa: E731
+        blob_field(), origins, directions, TWO_PASSES, seed and torch.Generator().manual_seed(seed)
+    )
+    whole = render()
+    monkeypatch.setattr(
+        "lib.generators.rendering.SAMPLES", 7 * 2 * 20
+    )  # 7 rays of each picture: 25 is no multiple
+    for found, expected in zip(render(), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_density_noise_needs_random_samples(rng):
+    origins, directions = orbit(0.0, 0.0).rays(8)
+    noisy = dataclasses.replace(TWO_PASSES, density_noise=3.0)
+    field = constant_field(raw_density(1.0), 0.5)
+    assert render_rays(field, origins, directions, noisy).alpha.equal(
+        render_rays(field, origins, directions, TWO_PASSES).alpha
+    )
+    clean, random = (render_rays(field, origins, directions, s, rng).alpha for s in (TWO_PASSES, noisy))
+    assert random.std() > 3 * clean.std()
+    with pytest.raises(ValueError, match="density_noise is a standard deviation"):
+        RenderingSettings(density_noise=-1.0)
 
 
 # -------------------------------------------------------------------- bounds

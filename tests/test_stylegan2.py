@@ -15,6 +15,7 @@ from lib.generators.stylegan2 import (
     ToRGB,
     modulated_conv2d,
     normalise_2nd_moment,
+    resampled_conv2d,
     resampling_filter,
     upsample2d,
 )
@@ -36,13 +37,13 @@ def test_upsample_check_values():
             [1.6875, 2.4375, 2.8125, 2.25],
         ]
     )
-    torch.testing.assert_close(upsample2d(x, resampling_filter())[0, 0], expected)
+    torch.testing.assert_close(upsample2d(x)[0, 0], expected)
 
 
 def test_up_convolution_check_values():
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     weight = torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
-    found = modulated_conv2d(x, weight, torch.ones(1, 1), demodulate=False, up=True, taps=resampling_filter())
+    found = resampled_conv2d(x, weight, up=True, taps=resampling_filter())
     expected = torch.tensor(
         [
             [17.0625, 29.6875, 37.25, 33.9375],
@@ -55,13 +56,12 @@ def test_up_convolution_check_values():
 
 
 # -------------------------------------------------------------------- modulated convolution
-def modulated_conv_by_the_paper(x, weight, style, demodulate, up):
+def modulated_conv_by_the_paper(x, weight, style, up):
     """Eqs. 1-3 of the paper as they stand: for each sample its own weights; upsampling by explicit zeros."""
     outputs = []
     for one, scale in zip(x, style, strict=True):
         modulated = weight * scale[None, :, None, None]
-        if demodulate:
-            modulated = modulated / (modulated.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        modulated = modulated / (modulated.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
         if not up:
             outputs.append(F.conv2d(one[None], modulated, padding=weight.shape[-1] // 2)[0])
             continue
@@ -76,17 +76,51 @@ def modulated_conv_by_the_paper(x, weight, style, demodulate, up):
 
 
 @pytest.mark.parametrize("up", [False, True])
-@pytest.mark.parametrize("demodulate", [False, True])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_modulated_convolution_follows_the_paper(rng, batch, demodulate, up):
-    x, style = (
-        torch.randn(batch, 4, 6, 6, generator=rng).double(),
-        torch.randn(batch, 4, generator=rng).double(),
-    )
+@pytest.mark.parametrize(("batch", "size"), [(1, 4), (1, 9), (3, 9)])  # few pixels, few weights, many styles
+def test_modulated_convolution_follows_the_paper(rng, batch, size, up):
+    x = torch.randn(batch, 4, size, size, generator=rng).double()
+    style, bias = torch.randn(batch, 4, generator=rng).double(), torch.randn(5, generator=rng).double()
     weight = torch.randn(5, 4, 3, 3, generator=rng).double()
-    taps = resampling_filter().double()
-    found = modulated_conv2d(x, weight, style, demodulate=demodulate, up=up, taps=taps)
-    torch.testing.assert_close(found, modulated_conv_by_the_paper(x, weight, style, demodulate, up))
+    found = modulated_conv2d(x, weight, style, up=up, taps=resampling_filter().double(), gain=3.0, bias=bias)
+    expected = 3 * modulated_conv_by_the_paper(x, weight, style, up) + bias[:, None, None]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("size", [2, 6])
+def test_gradients_of_a_layer_by_finite_differences(rng, size, up):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = SynthesisLayer(2, 3, 4, size * (2 if up else 1), up=up, conv_clamp=0.9).double()
+    torch.nn.init.constant_(layer.noise_strength, 0.3)
+    x = torch.randn(1, 2, size, size, generator=rng, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(1, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert (layer(x, w).abs() == 0.9).any()  # the clamp is at work
+    parameters = dict(layer.named_parameters())
+
+    def outputs(x, w, *values):
+        return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x, w))
+
+    assert torch.autograd.gradcheck(outputs, (x, w, *parameters.values()))
+
+
+def test_upsampling_convolution_can_be_differentiated_twice(rng):
+    """As a gradient penalty does."""
+    x = torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2, 3, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    convolved = lambda x, weight: resampled_conv2d(x, weight, True, resampling_filter().double())  # noqa: E731
+    assert torch.autograd.gradgradcheck(convolved, (x, weight))
+
+
+def test_float16_is_close_and_does_not_overflow(rng):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = SynthesisLayer(32, 16, 8, 16, conv_clamp=256)
+    x, w = torch.randn(2, 32, 16, 16, generator=rng), 50 * torch.randn(2, 8, generator=rng)
+    layer.weight.data *= 3e3  # demodulation forgets this, the range of float16 does not
+    plain, half = layer(x, w), layer(x.half(), w)
+    assert half.dtype == torch.float16
+    assert (half - plain).abs().max() < 0.01 * plain.abs().max()
 
 
 def test_one_style_serves_a_batch(rng):
@@ -184,7 +218,7 @@ def test_block_adds_its_picture_to_the_upsampled_one(rng):
     w_plus = torch.randn(2, 3, 8, generator=rng)
     features, with_picture = block(x, picture, w_plus)
     _, alone = block(x, None, w_plus)
-    torch.testing.assert_close(with_picture, alone + upsample2d(picture, resampling_filter()))
+    torch.testing.assert_close(with_picture, alone + upsample2d(picture))
     expected = block.conv1(block.conv0(x, w_plus[:, 0]), w_plus[:, 1])
     torch.testing.assert_close(features, expected)
     torch.testing.assert_close(alone, block.torgb(expected, w_plus[:, 2]))

@@ -6,14 +6,14 @@ configuration.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.cameras import FOCAL, Camera, as_camera, orbit
-from lib.generators.rendering import RenderingSettings, plane_axes, render_rays, sample_planes
+from lib.generators.rendering import RenderingSettings, plane_axes, render_rays
 from lib.generators.stylegan2 import (
     EqualLinear,
     MappingNetwork,
@@ -21,7 +21,10 @@ from lib.generators.stylegan2 import (
     SynthesisNetwork,
     resampling_filter,
 )
+from lib.generators.triplanes import Layer, PlaneTable, decode, plane_table
 from lib.shapes import FeatureMaps, Images, LayerStyles, PerPoint, PointFeatures, Points, SingleMaps, checked
+
+PlaneAxesNumbers = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 class Rendering(NamedTuple):
@@ -46,15 +49,25 @@ class SuperResolutionConfig:
     noise_mode: str = "none"
     conv_clamp: float | None = 256.0
     own_filter: bool = False  # an unused buffer that some official modules have in their state dict
+    float16: bool = False  # compute in float16 on CUDA devices; pictures are summed in float32 all the same
+    aliased: bool = False  # as in EG3D's code, a block 0 that does not upsample adds its picture to image_raw
 
     @classmethod
     def official(cls, name: str, **changes: Any) -> "SuperResolutionConfig":
         """The modules of the EG3D release: 8XDC (all 512 px models), 8X, 4X (256 px), 2X (128 px)."""
         known = {
-            "8XDC": cls(),
-            "8X": cls(widths=(128, 64), own_filter=True),
-            "4X": cls(widths=(128, 64), upsample=(False, True), resize_larger=False, own_filter=True),
-            "2X": cls(input_resolution=64, widths=(128, 64), upsample=(False, True), own_filter=True),
+            "8XDC": cls(float16=True),
+            "8X": cls(widths=(128, 64), own_filter=True, float16=True),
+            "4X": cls(
+                widths=(128, 64), upsample=(False, True), resize_larger=False, own_filter=True, float16=True
+            ),
+            "2X": cls(
+                input_resolution=64,
+                widths=(128, 64),
+                upsample=(False, True),
+                own_filter=True,
+                float16=True,
+            ),
         }
         if name not in known:
             raise ValueError(f"unknown super-resolution module {name!r}; known: {', '.join(known)}")
@@ -80,18 +93,21 @@ class EG3DConfig:
     )
     channel_max: int = 512
     conv_clamp: float | None = None  # of the backbone
+    num_fp16_res: int = 0  # so many of the backbone's highest resolutions compute in float16 on CUDA
     decoder_hidden: int = 64
     feature_channels: int = 32  # colours that are rendered and handed to the super-resolution
     decoder_lr_multiplier: float = 1.0
     neural_resolution: int = 128  # rays along a side
-    plane_axes: Literal["released", "corrected"] = "released"
+    plane_axes: str | PlaneAxesNumbers = "released"  # or "corrected", or the axes: see rendering.plane_axes
     conditioning_zero: bool = False  # ignore the conditioning camera (EG3D's c_gen_conditioning_zero)
     c_scale: float = 1.0  # factor on the conditioning camera
     camera_radius: float = 2.7
     camera_pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)
     camera_focal: float = FOCAL
     rendering: RenderingSettings = field(default_factory=RenderingSettings)
-    superresolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
+    superresolution: SuperResolutionConfig = field(
+        default_factory=lambda: SuperResolutionConfig.official("8XDC")
+    )
 
     def __post_init__(self) -> None:
         if self.feature_channels < 3:
@@ -162,7 +178,11 @@ class EG3DConfig:
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no tuples; the configuration is frozen and has no lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {key: _as_tuple(value) for key, value in values.items()}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 class Decoder(nn.Module):
@@ -176,11 +196,15 @@ class Decoder(nn.Module):
             EqualLinear(hidden, 1 + colours, lr_multiplier=lr_multiplier),
         )
 
-    @checked
-    def forward(self, features: PointFeatures) -> tuple[PerPoint, Tensor]:
-        """Raw densities [B, N] and colours [B, N, colours]; these leave [0, 1] by up to 0.001."""
-        x = self.net(features)
-        return x[..., 0], torch.sigmoid(x[..., 1:]) * (1 + 2 * 0.001) - 0.001
+    def forward(self, table: PlaneTable, points: Points) -> tuple[PerPoint, PointFeatures]:
+        """Raw densities [B, N] and colours [B, N, colours] at world points [B, N, 3]."""
+        return decode(table, points, *self.layers())
+
+    def layers(self) -> tuple[Layer, Layer]:
+        """Weight and bias of the two linear layers as they act, with the factors of the learning rate."""
+        return tuple(
+            (layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in self.net[::2]
+        )
 
 
 class SuperResolution(nn.Module):
@@ -193,20 +217,41 @@ class SuperResolution(nn.Module):
         for index, (width, up) in enumerate(zip(config.widths, config.upsample, strict=True)):
             resolution *= 2 if up else 1
             block = SynthesisBlock(
-                in_channels, width, w_dim, resolution, 3, up=up, conv_clamp=config.conv_clamp
+                in_channels,
+                width,
+                w_dim,
+                resolution,
+                3,
+                up=up,
+                conv_clamp=config.conv_clamp,
+                float16=config.float16,
             )
             self.add_module(f"block{index}", block)
             in_channels = width
         if config.own_filter:
             self.register_buffer("resample_filter", resampling_filter())
 
-    def forward(self, image_raw: Tensor, features: Tensor, w: Tensor) -> Tensor:
+    def forward(
+        self,
+        image_raw: Tensor,
+        features: Tensor,
+        w: Tensor,
+        rng: torch.Generator | None = None,
+        force_fp32: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The picture, and the raw picture as the generator returns it."""
         size, wanted = features.shape[-1], self.config.input_resolution
-        if size < wanted or (size > wanted and self.config.resize_larger):
-            image_raw, features = (self._resized(x) for x in (image_raw, features))
+        resized = size < wanted or (size > wanted and self.config.resize_larger)
+        picture = self._resized(image_raw) if resized else image_raw
+        x = self._resized(features) if resized else features
         styles = w[:, None].expand(-1, 3, -1)
-        x, picture = self.block0(features, image_raw, styles, self.config.noise_mode)
-        return self.block1(x, picture, styles, self.config.noise_mode)[1]
+        # Without a random generator a view is always the same, so one fixed map stands for random noise.
+        noise_mode = "const" if self.config.noise_mode == "random" and rng is None else self.config.noise_mode
+        modes = noise_mode, rng, force_fp32
+        x, picture = self.block0(x, picture, styles, *modes)
+        if self.config.aliased and not resized and not self.block0.up:
+            image_raw = picture
+        return self.block1(x, picture, styles, *modes)[1], image_raw
 
     def _resized(self, x: Tensor) -> Tensor:
         side = self.config.input_resolution
@@ -229,6 +274,7 @@ class EG3D(nn.Module):
             channel_base=config.channel_base,
             channel_max=config.channel_max,
             conv_clamp=config.conv_clamp,
+            num_fp16_res=config.num_fp16_res,
         )
         self.backbone.mapping = MappingNetwork(
             config.z_dim, config.c_dim, config.w_dim, config.mapping_layers
@@ -303,7 +349,8 @@ class EG3D(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"expected latents z [B, {self.z_dim}], got {tuple(z.shape)}")
-        w = self.backbone.mapping(z, self._condition(camera, z.shape[0]).to(z.dtype))
+        z = z.to(self.plane_axes)
+        w = self.backbone.mapping(z, self._condition(camera, z.shape[0]))
         w_plus = w[:, None].expand(-1, self.n_layers, -1)
         if truncation_psi == 1:
             return w_plus
@@ -312,7 +359,7 @@ class EG3D(nn.Module):
         return torch.cat([truncated, w_plus[:, cutoff:]], dim=1)
 
     def _condition(self, camera: Camera | Tensor, batch: int) -> Tensor:
-        label = as_camera(camera).to(self.plane_axes.device).expand(batch).label()
+        label = as_camera(camera).expand(batch).label().to(self.plane_axes)
         return torch.zeros_like(label) if self.config.conditioning_zero else label * self.config.c_scale
 
     @torch.no_grad()
@@ -333,7 +380,11 @@ class EG3D(nn.Module):
     # ---------------------------------------------------------------- volume
     @checked
     def planes(
-        self, w_plus: LayerStyles, noise_mode: str = "const", rng: torch.Generator | None = None
+        self,
+        w_plus: LayerStyles,
+        noise_mode: str = "const",
+        rng: torch.Generator | None = None,
+        force_fp32: bool = False,
     ) -> Tensor:
         """Tri-planes [B, 3, C, H, W] of a head. `rng` draws the noise of noise_mode "random"."""
         if w_plus.shape[1:] != (self.n_layers, self.w_dim):
@@ -341,12 +392,18 @@ class EG3D(nn.Module):
                 f"expected w_plus [B, {self.n_layers}, {self.w_dim}], got {tuple(w_plus.shape)}; "
                 "a single w [B, w_dim] is repeated by w[:, None].expand(-1, generator.n_layers, -1)"
             )
-        features = self.backbone.synthesis(w_plus, noise_mode, rng)
+        features = self.backbone.synthesis(w_plus.to(self.plane_axes), noise_mode, rng, force_fp32)
         return features.unflatten(1, (3, self.config.plane_channels))
 
     def sample(self, planes: Tensor, points: Points) -> tuple[PerPoint, PointFeatures]:
-        """Raw densities [B, N] and colours [B, N, C] at world points [B, N, 3]; one head serves any batch."""
-        return self.decoder(sample_planes(planes, points, self.plane_axes, self.config.rendering.box_warp))
+        """Raw densities [B, N] and colours [B, N, C] at world points [B, N, 3]; one head serves any batch.
+
+        No density noise is added, whatever the settings say.
+        """
+        return self.decoder(self._table(planes), points.to(planes))
+
+    def _table(self, planes: Tensor) -> PlaneTable:
+        return plane_table(planes, self.plane_axes, self.config.rendering.box_warp)
 
     def density(self, w_plus: Tensor, points: Points) -> PerPoint:
         """Raw density [B, N], before the shifted softplus, at world points [B, N, 3]."""
@@ -362,24 +419,27 @@ class EG3D(nn.Module):
         rng: torch.Generator | None = None,
         neural_resolution: int | None = None,
         settings: RenderingSettings | None = None,
+        force_fp32: bool = False,
     ) -> Rendering:
         """Views of heads given as planes; w_plus styles the super-resolution.
 
         One head (batch 1) may be seen from many cameras, and many heads from one. With `rng` the ray samples
-        are jittered. `settings` replaces the generator's own way of sampling, for instance by more samples.
+        are jittered. `settings` replaces the generator's own way of sampling, for instance by more samples, or by
+        coarse ones alone. `force_fp32` keeps a float16 super-resolution in full precision.
         """
-        camera = as_camera(camera).to(planes.device)
+        camera = as_camera(camera).to(planes.device, planes.dtype)
+        w_plus = w_plus.to(planes)
         camera = camera.expand(planes.shape[0]) if len(camera) == 1 else camera
         size = self.neural_resolution if neural_resolution is None else neural_resolution
         origins, directions = camera.rays(size)
         settings = self.config.rendering if settings is None else settings
-        rays = render_rays(lambda points: self.sample(planes, points), origins, directions, settings, rng)
+        table = self._table(planes)
+        rays = render_rays(lambda points: self.decoder(table, points), origins, directions, settings, rng)
         features, depth, alpha = (
             x.reshape(len(camera), size, size, -1).permute(0, 3, 1, 2).contiguous()
             for x in (rays.features, rays.depth, rays.alpha)
         )
-        image_raw = features[:, :3]
-        image = self.superresolution(image_raw, features, w_plus[:, -1])
+        image, image_raw = self.superresolution(features[:, :3], features, w_plus[:, -1], rng, force_fp32)
         return Rendering(image, image_raw, depth, features, alpha)
 
     def synthesize(
@@ -391,9 +451,16 @@ class EG3D(nn.Module):
         neural_resolution: int | None = None,
         noise_mode: str = "const",
         settings: RenderingSettings | None = None,
+        force_fp32: bool = False,
     ) -> Rendering:
         """Views of the heads w_plus [B, n_layers, w_dim] from cameras: planes, then render."""
-        planes = self.planes(w_plus, noise_mode, rng)
+        planes = self.planes(w_plus, noise_mode, rng, force_fp32)
         return self.render(
-            planes, w_plus, camera, rng=rng, neural_resolution=neural_resolution, settings=settings
+            planes,
+            w_plus,
+            camera,
+            rng=rng,
+            neural_resolution=neural_resolution,
+            settings=settings,
+            force_fp32=force_fp32,
         )

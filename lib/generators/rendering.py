@@ -5,7 +5,7 @@ to the compositing. Without a random generator all samples are deterministic: th
 samples is 1/2 and the importance samples are the quantiles (k + 1/2) / N; with one, both are drawn from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,12 +23,16 @@ from lib.shapes import (
     Points,
     PointsOnPlanes,
     Rays,
-    SamplePoints,
+    RaySamples,
+    SampleFeatures,
     checked,
 )
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points [B, N, 3] to raw densities [B, N] and colours [B, N, C]."""
+
+SAMPLES = 2**16
+"""Samples that are composited at a time: enough to keep a processor busy, few enough for its caches."""
 
 EMPTY = 1e-8
 """A ray that absorbs less than this has no depth of its own: float32 cannot tell 1 - exp(-x) from zero."""
@@ -45,6 +49,7 @@ class RenderingSettings:
     box_warp: float = 1.0  # side of the cube that the planes span, world units
     white_back: bool = False  # what is not absorbed is white, not black
     disparity_space_sampling: bool = False  # stratify 1 / depth
+    density_noise: float = 0.0  # deviation of the Gaussian noise on raw densities, where samples are random
     batch_coupled: bool = False  # as in EG3D's code, limits of depth are the batch's, not each image's
 
     def __post_init__(self) -> None:
@@ -59,6 +64,8 @@ class RenderingSettings:
             )
         if self.ray_start != "auto" and not 0 <= self.ray_start < self.ray_end:
             raise ValueError(f"expected 0 <= ray_start < ray_end; got {self.ray_start} and {self.ray_end}")
+        if self.density_noise < 0:
+            raise ValueError(f"density_noise is a standard deviation, 0 or more; got {self.density_noise}")
 
 
 class RenderedRays(NamedTuple):
@@ -68,17 +75,24 @@ class RenderedRays(NamedTuple):
 
 
 # -------------------------------------------------------------------- tri-planes
-def plane_axes(convention: Literal["released", "corrected"]) -> PlaneAxes:
+def plane_axes(convention: str | Sequence[Sequence[Sequence[float]]]) -> PlaneAxes:
     """Axes of the three planes [3, 3, 3]: the rows of each matrix are its u, its v and its normal.
 
     "released": planes (x, y), (x, z) and (z, x), a slip that all released weights were trained with.
-    "corrected": planes (x, y), (x, z) and (z, y).
+    "corrected": planes (x, y), (x, z) and (z, y). Or the 3 x 3 x 3 numbers themselves.
     """
     x, y, z = torch.eye(3)
-    third = {"released": [z, x, y], "corrected": [z, y, x]}
-    if convention not in third:
-        raise ValueError(f"plane_axes must be 'released' or 'corrected'; got {convention!r}")
-    return torch.stack([torch.stack(axes) for axes in ([x, y, z], [x, z, y], third[convention])])
+    known = {"released": [z, x, y], "corrected": [z, y, x]}
+    if isinstance(convention, str):
+        if convention not in known:
+            raise ValueError(
+                f"plane_axes must be 'released', 'corrected' or 3 x 3 x 3 numbers; got {convention!r}"
+            )
+        return torch.stack([torch.stack(axes) for axes in ([x, y, z], [x, z, y], known[convention])])
+    axes = torch.tensor(convention, dtype=torch.float32)
+    if axes.shape != (3, 3, 3) or not axes.isfinite().all():
+        raise ValueError(f"plane_axes need 3 finite matrices of 3 x 3; got shape {tuple(axes.shape)}")
+    return axes
 
 
 @checked
@@ -168,11 +182,25 @@ def _smoothed(weights: Tensor) -> Tensor:
     return flat[:, 0].reshape(weights.shape)
 
 
-@torch.no_grad()
+def quantiles(like: PerSample, count: int, rng: torch.Generator | None = None) -> Tensor:
+    """`count` ascending numbers in [0, 1) for every ray of `like` [B, R, D]: drawn, or (k + 1/2) / count."""
+    shape = (*like.shape[:-1], count)
+    if rng is not None:
+        return _uniform(shape, like, rng).sort(dim=-1).values
+    return ((torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count).expand(shape)
+
+
 def importance_depths(
     depths: PerSample, weights: PerInterval, count: int, rng: torch.Generator | None = None
 ) -> PerSample:
-    """`count` further depths a ray, drawn by the inverse of the weights' cumulative distribution.
+    """`count` further depths a ray, ascending, where the weights of the first samples lie."""
+    return depths_at(quantiles(depths, count, rng), depths, weights)
+
+
+@torch.no_grad()
+@checked
+def depths_at(u: RaySamples, depths: PerSample, weights: PerInterval) -> RaySamples:
+    """The inverse of the weights' cumulative distribution at u: depths [B, R, E], ascending where u is.
 
     depths [B, R, D] and their compositing weights [B, R, D-1]. As in EG3D's code the bins lie between the
     mid-points of the depths, but are filled with the weights of the intervals between the depths
@@ -182,18 +210,23 @@ def importance_depths(
     edges = (depths[..., 1:] + depths[..., :-1]) / 2
     mass = _smoothed(weights)[..., 1:-1] + 1e-5
     cdf = F.pad((mass / mass.sum(dim=-1, keepdim=True)).cumsum(dim=-1), (1, 0))
-    shape = (*depths.shape[:-1], count)
-    if rng is None:
-        steps = torch.arange(count, device=depths.device, dtype=depths.dtype)
-        u = ((steps + 0.5) / count).expand(shape).contiguous()
-    else:
-        u = _uniform(shape, depths, rng)
-    above = torch.searchsorted(cdf, u, right=True)
+    above = torch.searchsorted(cdf, u.contiguous(), right=True)
     below, above = (above - 1).clamp_min(0), above.clamp_max(cdf.shape[-1] - 1)
     cdf_below, edge_below = cdf.gather(-1, below), edges.gather(-1, below)
     width = cdf.gather(-1, above) - cdf_below
     fraction = (u - cdf_below) / width.where(width >= 1e-5, torch.ones_like(width))
     return edge_below + fraction * (edges.gather(-1, above) - edge_below)
+
+
+@torch.no_grad()
+@checked
+def merged_positions(first: PerSample, second: RaySamples) -> tuple[Tensor, Tensor]:
+    """Where the samples of two ascending lists [B, R, D] and [B, R, E] stand in the one list of both."""
+    first, second = first.contiguous(), second.contiguous()
+    steps = torch.arange(max(first.shape[-1], second.shape[-1]), device=first.device)
+    positions_of_first = torch.searchsorted(second, first) + steps[: first.shape[-1]]
+    positions_of_second = torch.searchsorted(first, second, right=True) + steps[: second.shape[-1]]
+    return positions_of_first, positions_of_second
 
 
 # -------------------------------------------------------------------- compositing
@@ -216,61 +249,105 @@ def sample_weights(weights: PerInterval) -> Tensor:
     return (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
 
 
-def expected_depth(depths: Tensor, per_sample: Tensor, alpha: Tensor, batch_coupled: bool) -> Tensor:
-    """Mean depth [B, R] under the weights, within the sampled depths; the farthest where a ray is empty."""
-    dims = tuple(range(depths.ndim)) if batch_coupled else tuple(range(1, depths.ndim))
-    nearest, farthest = (limit(depths, dim=dims, keepdim=True)[..., 0] for limit in (torch.amin, torch.amax))
+@checked
+def expected_depth(depths: PerSample, per_sample: PerSample, alpha: PerRay) -> PerRay:
+    """Mean depth under the weights of the samples; infinite where the ray absorbs nothing."""
     depth = (per_sample * depths).sum(dim=-1) / alpha.clamp_min(EMPTY)
-    depth = depth.where(alpha > EMPTY, farthest)
+    return depth.where(alpha > EMPTY, torch.inf)
+
+
+@checked
+def within_samples(depth: PerRay, nearest: PerRay, farthest: PerRay, batch_coupled: bool = False) -> PerRay:
+    """Depths between the nearest and the farthest sample of their image, or, batch-coupled, of the batch."""
+    dims = (0, 1) if batch_coupled else (1,)
+    nearest, farthest = nearest.amin(dim=dims, keepdim=True), farthest.amax(dim=dims, keepdim=True)
     return torch.minimum(torch.maximum(depth, nearest), farthest)
 
 
-def _along(origins: Tensor, directions: Tensor, depths: Tensor) -> SamplePoints:
-    return origins[:, :, None] + depths[..., None] * directions[:, :, None]
+@checked
+def composite(colours: SampleFeatures, per_sample: PerSample) -> PointFeatures:
+    """Sum [B, R, C] over the samples of colours [B, R, D, C] times weights [B, R, D]."""
+    with torch.autocast(per_sample.device.type, enabled=False):
+        return (per_sample[:, :, None] @ colours.to(per_sample.dtype))[:, :, 0]
 
 
-def _evaluate(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The field at points [B, R, D, 3]: densities [B, R, D], colours [B, R, D, C]."""
-    density, colour = field(points.flatten(1, 2))
-    return density.to(points.dtype).reshape(points.shape[:3]), colour.reshape(*points.shape[:3], -1)
-
-
+# -------------------------------------------------------------------- rendering
 def render_rays(
     field: Field,
-    origins: Tensor,
-    directions: Tensor,
+    origins: Rays,
+    directions: Rays,
     settings: RenderingSettings,
     rng: torch.Generator | None = None,
 ) -> RenderedRays:
-    """Render rays (origins and unit directions [B, R, 3]) through a field, in two passes as EG3D does."""
+    """Render rays (origins and unit directions [B, R, 3]) through a field, in two passes as EG3D does.
+
+    With `rng` the same numbers are drawn in the same order as EG3D draws them; density noise, too, is added only
+    then.
+    """
     near, far = ray_bounds(origins, directions, settings)
+    noise = settings.density_noise if rng is not None else 0.0
     depths = stratified_depths(near, far, settings.depth_resolution, rng, settings.disparity_space_sampling)
-    density, colour = _evaluate(field, _along(origins, directions, depths))
-    colours, order = [colour], None
-    if settings.depth_resolution_importance > 0:
-        coarse_weights = composite_weights(density.detach(), depths)
-        fine = importance_depths(depths, coarse_weights, settings.depth_resolution_importance, rng)
-        fine_density, fine_colour = _evaluate(field, _along(origins, directions, fine))
-        colours.append(fine_colour)
-        depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
-        density = torch.cat([density, fine_density], dim=-1).gather(-1, order)
-    weights = composite_weights(density, depths)
-    alpha = weights.sum(dim=-1)
-    per_sample = sample_weights(weights)
-    depth = expected_depth(depths, per_sample, alpha, settings.batch_coupled)
-    if order is not None:  # un-sorting one weight a sample is far cheaper than sorting all its colours
-        per_sample = torch.zeros_like(per_sample).scatter(-1, order, per_sample)
-    rendered = composite(colours, per_sample)
+    added = _normal(depths, noise, rng)
+    u = quantiles(depths, settings.depth_resolution_importance, rng)
+    added_to_fine = _normal(u, noise, rng)
+    at_a_time = max(1, SAMPLES // (len(depths) * (depths.shape[-1] + u.shape[-1])))
+    parts = (x.split(at_a_time, dim=1) for x in (origins, directions, depths, u, added, added_to_fine))
+    tiles = [_render_tile(field, *part) for part in zip(*parts, strict=True)]
+    colour, depth, alpha, nearest, farthest = (torch.cat(parts, dim=1) for parts in zip(*tiles, strict=True))
     if settings.white_back:
-        rendered = rendered + (1 - alpha)[..., None]
-    return RenderedRays(2 * rendered - 1, depth, alpha)
+        colour = colour + (1 - alpha)[..., None]
+    depth = within_samples(depth, nearest, farthest, settings.batch_coupled)
+    return RenderedRays(2 * colour - 1, depth, alpha)
 
 
-def composite(colours: list[Tensor], per_sample: Tensor) -> PointFeatures:
-    """Weighted sum [B, R, C] of colours, given in parts [B, R, D_i, C], with weights [B, R, sum of D_i]."""
-    parts = per_sample.split([colour.shape[2] for colour in colours], dim=-1)
-    with torch.autocast(per_sample.device.type, enabled=False):
-        return sum(
-            (part[:, :, None] @ colour.to(part.dtype))[:, :, 0]
-            for part, colour in zip(parts, colours, strict=True)
+def _normal(like: Tensor, deviation: float, rng: torch.Generator | None) -> Tensor:
+    """Gaussian noise of the shape [B, R, D] of `like`; without any, a zero for each ray."""
+    if deviation == 0:
+        return like.new_zeros(()).expand(*like.shape[:2], 1)
+    noise = torch.randn(like.shape, generator=rng, device=rng.device, dtype=like.dtype)
+    return deviation * noise.to(like.device)
+
+
+def _render_tile(
+    field: Field,
+    origins: Tensor,
+    directions: Tensor,
+    depths: Tensor,
+    u: Tensor,
+    noise: Tensor,
+    noise_of_fine: Tensor,
+) -> tuple[Tensor, ...]:
+    """Colour, depth, alpha, nearest and farthest sample of some rays: first samples, then those at quantiles u."""
+    density, colour = _evaluate(field, origins, directions, depths)
+    density = density + noise
+    if u.shape[-1] == 0:
+        weights = composite_weights(density, depths)
+        per_sample = sample_weights(weights)
+        composited = composite(colour, per_sample)
+    else:
+        fine = depths_at(u, depths, composite_weights(density.detach(), depths))
+        fine_density, fine_colour = _evaluate(field, origins, directions, fine)
+        positions = merged_positions(depths, fine)
+        depths = _merged(positions, depths, fine)
+        weights = composite_weights(_merged(positions, density, fine_density + noise_of_fine), depths)
+        per_sample = sample_weights(weights)
+        # Sending each sample its weight is far cheaper than sorting all samples' colours.
+        composited = sum(
+            composite(part, per_sample.gather(-1, position))
+            for part, position in zip((colour, fine_colour), positions, strict=True)
         )
+    alpha = weights.sum(dim=-1)
+    return composited, expected_depth(depths, per_sample, alpha), alpha, depths[..., 0], depths[..., -1]
+
+
+def _merged(positions: tuple[Tensor, Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """The values of two lists in the order of `merged_positions`."""
+    both = torch.cat([first, second], dim=-1)
+    return torch.empty_like(both).scatter(-1, torch.cat(positions, dim=-1), both)
+
+
+def _evaluate(field: Field, origins: Tensor, directions: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+    """The field at depths [B, R, D] along rays: densities [B, R, D], colours [B, R, D, C]."""
+    points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+    density, colour = field(points.flatten(1, 2))
+    return density.to(depths.dtype).reshape(depths.shape), colour.reshape(*depths.shape, -1)

@@ -59,19 +59,34 @@ def resampling_filter() -> Tensor:
     return torch.outer(taps, taps) / taps.sum() ** 2
 
 
-def _low_pass(x: Tensor, taps: Tensor, padding: int) -> Tensor:
-    """Correlate every channel with a filter [k, k], with zeros around."""
-    channels = x.shape[1]
-    return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, -1, -1), padding=padding, groups=channels)
+class _LowPass(torch.autograd.Function):
+    """Every channel of x filtered with symmetric taps [k, k], with zeros around.
+
+    A filter is linear, so its gradient needs nothing of x: a convolution would keep the whole picture.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, taps: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(taps)
+        ctx.padding = padding
+        channels = x.shape[1]
+        return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, -1, -1), padding=padding, groups=channels)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (taps,) = ctx.saved_tensors
+        return _LowPass.apply(gradient, taps, taps.shape[-1] - 1 - ctx.padding), None, None
 
 
 @checked
-def upsample2d(x: FeatureMaps, taps: Tensor) -> DoubledMaps:
-    """Twice the resolution: zeros in between, then the low-pass filter with gain 4."""
-    # Zeros in between, padded by 2 and 1, under a symmetric filter: a transposed convolution cropped by one.
-    channels = x.shape[1]
-    weight = (4 * taps).to(x.dtype).expand(channels, 1, -1, -1)
-    return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
+def upsample2d(x: FeatureMaps) -> DoubledMaps:
+    """Twice the resolution: zeros in between, then the low-pass filter with gain 4.
+
+    Every new pixel has two non-zero neighbours on either axis, with weights 1/4 and 3/4: bilinear
+    interpolation of a picture with zeros around.
+    """
+    x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
+    return x[:, :, 2:-2, 2:-2]
 
 
 # -------------------------------------------------------------------- modulated convolution
@@ -88,31 +103,69 @@ def modulated_conv2d(
     weight: Tensor,
     style: Tensor,
     *,
-    demodulate: bool = True,
     up: bool = False,
     taps: Tensor | None = None,
+    gain: float = 1.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Convolution with weights that each sample's style scales (Karras et al., 2020, eqs. 1-3).
+    """Convolution with weights that each sample's style scales, demodulated (Karras et al., 2020, eqs. 1-3).
 
-    x [B, I, H, W], weight [O, I, k, k], style [B, I] or [1, I] -> [B, O, H, W], or [B, O, 2H, 2W] with
-    `up`. Scaling the input by the style and the output by the demodulation gives the same sum of products
-    as scaling the weights, and lets one ordinary convolution serve the whole batch.
+    x [B, I, H, W], weight [O, I, k, k], style [B, I] or [1, I] -> gain * conv + bias [B, O, H, W], or
+    [B, O, 2H, 2W] with `up`, which needs the low-pass `taps`. Scaling the input by the style and the output by the
+    demodulation gives the same sum of products as scaling the weights, and lets one ordinary convolution
+    serve a whole batch. Where one style serves all of x and the weights are few, these are scaled.
     """
-    x = x * style.to(x.dtype)[:, :, None, None]
-    if up:
-        # The transposed convolution gives 2H + 1 pixels; a filter of 4 taps with a padding of 1 leaves 2H.
-        x = _low_pass(
-            F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype), stride=2), 4 * taps, padding=1
-        )
-    else:
-        x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
-    if demodulate:
-        x = x * demodulation(weight, style).to(x.dtype)[:, :, None, None]
-    return x
+    if x.dtype == torch.float16:
+        weight, style = _normalised(weight, style)
+    scale = gain * demodulation(weight, style)
+    if len(style) == 1 and x.numel() > weight.numel():
+        weight = weight * style[0][:, None, None] * scale[0][:, None, None, None]
+        return resampled_conv2d(x, weight, up, taps, bias)
+    x = resampled_conv2d(x * style.to(x.dtype)[:, :, None, None], weight, up, taps)
+    x = x * scale.to(x.dtype)[:, :, None, None]
+    return x if bias is None else x.add_(bias.to(x.dtype)[:, None, None])
 
 
-def _clamp(x: Tensor, limit: float | None) -> Tensor:
-    return x if limit is None else x.clamp(-limit, limit)
+def _normalised(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and styles of size 1 at the most, which demodulation allows and the range of float16 needs."""
+    fan_in = weight[0].numel()
+    weight = weight / weight.abs().amax(dim=(1, 2, 3), keepdim=True) / math.sqrt(fan_in)
+    return weight, style / style.abs().amax(dim=1, keepdim=True)
+
+
+def resampled_conv2d(
+    x: Tensor, weight: Tensor, up: bool, taps: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
+    weight = weight.to(x.dtype)
+    if not up:
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    # The transposed convolution gives 2H + 1 pixels; a filter of 4 taps with a padding of 1 leaves 2H.
+    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    x = _LowPass.apply(x, 4 * taps, 1)
+    return x if bias is None else x.add_(bias.to(x.dtype)[:, None, None])
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """Leaky ReLU and clamp in place of x; the result alone tells the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, limit: float | None) -> Tensor:
+        F.leaky_relu_(x, LRELU_SLOPE)
+        if limit is not None:
+            x.clamp_(-limit, limit)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.limit = limit
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (result,) = ctx.saved_tensors
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, result, LRELU_SLOPE, True)
+        if ctx.limit is not None:
+            gradient = torch.ops.aten.hardtanh_backward(gradient, result, -ctx.limit, ctx.limit)
+        return gradient, None
 
 
 class SynthesisLayer(nn.Module):
@@ -140,22 +193,32 @@ class SynthesisLayer(nn.Module):
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "const", rng: torch.Generator | None = None
     ) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, taps=self.resample_filter)
-        x = x + (self.bias[:, None, None] + self._noise(x, noise_mode, rng)).to(x.dtype)
-        return _clamp(F.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN, self.conv_clamp)
+        # The activation's gain goes before it, where it costs nothing.
+        x = modulated_conv2d(
+            x,
+            self.weight,
+            self.affine(w),
+            up=self.up,
+            taps=self.resample_filter,
+            gain=LRELU_GAIN,
+            bias=self.bias * LRELU_GAIN,
+        )
+        noise = self._noise(x, noise_mode, rng)
+        if noise is not None:
+            x = x.add_((noise * (self.noise_strength * LRELU_GAIN)).to(x.dtype))
+        return _LeakyReLU.apply(x, self.conv_clamp)
 
-    def _noise(self, x: Tensor, noise_mode: str, rng: torch.Generator | None) -> Tensor | float:
-        """Noise scaled by its learnt strength: always the same, new in every call, or none."""
+    def _noise(self, x: Tensor, noise_mode: str, rng: torch.Generator | None) -> Tensor | None:
+        """Noise of unit variance: always the same, new in every call, or none."""
         if noise_mode == "none":
-            return 0.0
+            return None
         if noise_mode == "const":
-            return self.noise_const * self.noise_strength
+            return self.noise_const
         if noise_mode != "random":
             raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}; got {noise_mode!r}")
         if rng is None:
             raise ValueError("noise_mode 'random' needs rng, a torch.Generator to draw the noise from")
-        noise = torch.randn((x.shape[0], 1, *x.shape[2:]), generator=rng, device=rng.device)
-        return noise.to(x.device) * self.noise_strength
+        return torch.randn((x.shape[0], 1, *x.shape[2:]), generator=rng, device=rng.device).to(x.device)
 
 
 class ToRGB(nn.Module):
@@ -170,15 +233,20 @@ class ToRGB(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return _clamp(x + self.bias.to(x.dtype)[:, None, None], self.conv_clamp)
+        weights = self.weight[:, :, 0, 0] * (self.affine(w) * self.weight_gain)[:, None]  # [B, O, I]
+        weights = weights.to(x.dtype).expand(len(x), -1, -1)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        picture = torch.baddbmm(self.bias.to(x.dtype), pixels, weights.transpose(1, 2))
+        picture = picture.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return picture if self.conv_clamp is None else picture.clamp(-self.conv_clamp, self.conv_clamp)
 
 
 class SynthesisBlock(nn.Module):
     """One resolution of the skip generator: conv0 (which may upsample), conv1, and torgb's picture.
 
     `in_channels` 0 makes the first block, which starts from a learnt constant and has no conv0. `up` False
-    keeps the resolution of input and picture: the first block of EG3D's 2X and 4X super-resolution.
+    keeps the resolution of input and picture: the first block of EG3D's 2X and 4X super-resolution. With
+    `float16` the features of a CUDA device are computed in half precision; pictures never are.
     """
 
     def __init__(
@@ -191,9 +259,11 @@ class SynthesisBlock(nn.Module):
         *,
         up: bool = True,
         conv_clamp: float | None = None,
+        float16: bool = False,
     ):
         super().__init__()
         self.up = up and in_channels > 0
+        self.float16 = float16
         self.register_buffer("resample_filter", resampling_filter())
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
@@ -213,19 +283,25 @@ class SynthesisBlock(nn.Module):
         w_plus: LayerStyles,
         noise_mode: str = "const",
         rng: torch.Generator | None = None,
+        force_fp32: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Features and picture of this resolution; `w_plus` has a style for each conv and for torgb."""
         styles = iter(w_plus.unbind(dim=1))
-        if x is None:
-            x = self.const.expand(w_plus.shape[0], -1, -1, -1)
-        else:
-            x = self.conv0(x, next(styles), noise_mode, rng)
-        x = self.conv1(x, next(styles), noise_mode, rng)
-        # Under autocast the pictures of all resolutions are still summed in the parameters' precision.
-        addition = self.torgb(x, next(styles)).to(self.torgb.bias.dtype)
+        first = self.const.expand(w_plus.shape[0], -1, -1, -1) if x is None else x
+        features = self._in_precision(first, force_fp32).contiguous(memory_format=torch.channels_last)
+        if x is not None:
+            features = self.conv0(features, next(styles), noise_mode, rng)
+        features = self.conv1(features, next(styles), noise_mode, rng)
+        # Whatever the features' precision, the pictures of all resolutions are summed in the parameters'.
+        addition = self.torgb(features, next(styles)).to(self.torgb.bias.dtype)
         if picture is None:
-            return x, addition
-        return x, (upsample2d(picture, self.resample_filter) if self.up else picture) + addition
+            return features, addition
+        return features, (upsample2d(picture) if self.up else picture) + addition
+
+    def _in_precision(self, x: Tensor, force_fp32: bool) -> Tensor:
+        if self.float16 and x.is_cuda and not force_fp32:
+            return x.half()
+        return x.to(self.torgb.bias.dtype) if x.dtype == torch.float16 else x
 
 
 class SynthesisNetwork(nn.Module):
@@ -240,16 +316,25 @@ class SynthesisNetwork(nn.Module):
         channel_base: int,
         channel_max: int,
         conv_clamp: float | None = None,
+        num_fp16_res: int = 0,
     ):
         super().__init__()
         self.block_resolutions = [2**k for k in range(2, int(math.log2(resolution)) + 1)]
         if self.block_resolutions[-1] != resolution:
             raise ValueError(f"the resolution must be a power of two from 4 on; got {resolution}")
+        # The smallest resolutions stay in full precision whatever is asked for.
+        first_float16 = max(2 * resolution // 2**num_fp16_res, 8)
         in_channels = 0
         for size in self.block_resolutions:
             out_channels = min(channel_base // size, channel_max)
             block = SynthesisBlock(
-                in_channels, out_channels, w_dim, size, img_channels, conv_clamp=conv_clamp
+                in_channels,
+                out_channels,
+                w_dim,
+                size,
+                img_channels,
+                conv_clamp=conv_clamp,
+                float16=size >= first_float16,
             )
             self.add_module(f"b{size}", block)
             in_channels = out_channels
@@ -261,19 +346,26 @@ class SynthesisNetwork(nn.Module):
         return [getattr(self, f"b{size}") for size in self.block_resolutions]
 
     def forward(
-        self, w_plus: Tensor, noise_mode: str = "const", rng: torch.Generator | None = None
+        self,
+        w_plus: Tensor,
+        noise_mode: str = "const",
+        rng: torch.Generator | None = None,
+        force_fp32: bool = False,
     ) -> Tensor:
         x = picture = None
         first = 0
         for block in self.blocks:
             styles = w_plus[:, first : first + block.n_convs + 1]
-            x, picture = block(x, picture, styles, noise_mode, rng)
+            x, picture = block(x, picture, styles, noise_mode, rng, force_fp32)
             first += block.n_convs
         return picture
 
 
 class MappingNetwork(nn.Module):
-    """z and a camera label to w (Karras et al., 2019; conditioned as in Chan et al., 2022, sec. 4.4)."""
+    """z and a camera label to w (Karras et al., 2019; conditioned as in Chan et al., 2022, sec. 4.4).
+
+    `z_dim` 0 makes a discriminator's: the label alone is mapped, and no mean of w is kept.
+    """
 
     def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_layers: int = 2, lr_multiplier: float = 0.01):
         super().__init__()
@@ -283,11 +375,14 @@ class MappingNetwork(nn.Module):
             features = z_dim + w_dim if index == 0 else w_dim
             layer = EqualLinear(features, w_dim, lr_multiplier=lr_multiplier, activate=True)
             self.add_module(f"fc{index}", layer)
-        self.register_buffer("w_avg", torch.zeros(w_dim))
+        if z_dim > 0:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor, label: Tensor) -> Tensor:
-        """w [B, w_dim] of z [B, z_dim] under the conditioning label [B, c_dim]."""
-        x = torch.cat([normalise_2nd_moment(z), normalise_2nd_moment(self.embed(label))], dim=1)
+    def forward(self, z: Tensor | None, label: Tensor) -> Tensor:
+        """w [B, w_dim] of z [B, z_dim] (None without one) under the conditioning label [B, c_dim]."""
+        x = normalise_2nd_moment(self.embed(label))
+        if z is not None:
+            x = torch.cat([normalise_2nd_moment(z), x], dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         return x

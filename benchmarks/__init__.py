@@ -1,0 +1,1 @@
+"""Speed and memory, always as two computations in one run: `make benchmark`."""
