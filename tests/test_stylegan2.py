@@ -75,26 +75,34 @@ def modulated_conv_by_the_paper(x, weight, style, up):
     return torch.stack(outputs)
 
 
+def demodulated(x, weight, style, **options):
+    """The convolution with its demodulation, wherever that is applied."""
+    y, scale = modulated_conv2d(x, weight, style, **options)
+    return y if scale is None else y * scale[:, :, None, None]
+
+
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize(("batch", "size"), [(1, 4), (1, 9), (3, 9)])  # few pixels, few weights, many styles
 def test_modulated_convolution_follows_the_paper(rng, batch, size, up):
     x = torch.randn(batch, 4, size, size, generator=rng).double()
-    style, bias = torch.randn(batch, 4, generator=rng).double(), torch.randn(5, generator=rng).double()
+    style = torch.randn(batch, 4, generator=rng).double()
     weight = torch.randn(5, 4, 3, 3, generator=rng).double()
-    found = modulated_conv2d(x, weight, style, up=up, taps=resampling_filter().double(), gain=3.0, bias=bias)
-    expected = 3 * modulated_conv_by_the_paper(x, weight, style, up) + bias[:, None, None]
-    torch.testing.assert_close(found, expected)
+    found = demodulated(x, weight, style, up=up, taps=resampling_filter().double())
+    torch.testing.assert_close(found, modulated_conv_by_the_paper(x, weight, style, up))
 
 
 @pytest.mark.parametrize("up", [False, True])
-@pytest.mark.parametrize("size", [2, 6])
-def test_gradients_of_a_layer_by_finite_differences(rng, size, up):
+@pytest.mark.parametrize(("batch", "size"), [(1, 2), (1, 6), (2, 3)])
+@pytest.mark.parametrize("weights", [True, False])
+def test_gradients_of_a_layer_by_finite_differences(rng, batch, size, up, weights):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = SynthesisLayer(2, 3, 4, size * (2 if up else 1), up=up, conv_clamp=0.9).double()
     torch.nn.init.constant_(layer.noise_strength, 0.3)
-    x = torch.randn(1, 2, size, size, generator=rng, dtype=torch.float64, requires_grad=True)
-    w = torch.randn(1, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(batch, 2, size, size, generator=rng, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(batch, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    layer.requires_grad_(weights)
+    torch.nn.init.normal_(layer.bias, generator=rng)
     assert (layer(x, w).abs() == 0.9).any()  # the clamp is at work
     parameters = dict(layer.named_parameters())
 
@@ -126,15 +134,13 @@ def test_float16_is_close_and_does_not_overflow(rng):
 def test_one_style_serves_a_batch(rng):
     x, weight = torch.randn(3, 4, 6, 6, generator=rng), torch.randn(5, 4, 3, 3, generator=rng)
     style = torch.randn(1, 4, generator=rng)
-    torch.testing.assert_close(
-        modulated_conv2d(x, weight, style), modulated_conv2d(x, weight, style.expand(3, -1))
-    )
+    torch.testing.assert_close(demodulated(x, weight, style), demodulated(x, weight, style.expand(3, -1)))
 
 
 def test_demodulated_output_has_unit_variance(rng):
     x = torch.randn(8, 64, 16, 16, generator=rng)
     weight, style = 7 * torch.randn(32, 64, 3, 3, generator=rng), torch.randn(8, 64, generator=rng)
-    inner = modulated_conv2d(x, weight, style)[:, :, 1:-1, 1:-1]
+    inner = demodulated(x, weight, style)[:, :, 1:-1, 1:-1]
     assert inner.std().item() == pytest.approx(1, rel=0.05)
 
 
@@ -181,7 +187,7 @@ def test_synthesis_layer_formula(rng):
     torch.nn.init.normal_(layer.bias)
     torch.nn.init.constant_(layer.noise_strength, 0.5)
     x, w = torch.randn(2, 4, 6, 6, generator=rng), torch.randn(2, 8, generator=rng)
-    y = modulated_conv2d(x, layer.weight, layer.affine(w))
+    y = demodulated(x, layer.weight, layer.affine(w))
     y = y + 0.5 * layer.noise_const + layer.bias[:, None, None]
     expected = (F.leaky_relu(y, 0.2) * math.sqrt(2)).clamp(-0.7, 0.7)
     assert (expected.abs() == 0.7).any()  # the clamp is at work

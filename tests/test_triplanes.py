@@ -180,6 +180,22 @@ def test_gradients_equal_those_of_the_plain_twin_for_w_and_weights():
             torch.testing.assert_close(a, b, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_gradients_after_autocast_stay_close(trained):
+    generator = random_generator(TINY, seed=6).requires_grad_(trained)
+    start = torch.randn(1, generator.n_layers, generator.w_dim, generator=torch.Generator().manual_seed(1))
+
+    def gradient(precision):
+        w_plus = start.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            view = generator.synthesize(w_plus, orbit(0.3, 0.1))
+        view.image.float().square().mean().backward()
+        return w_plus.grad
+
+    plain, rounded = gradient("float32"), gradient("bfloat16")
+    assert F.cosine_similarity(plain.flatten(), rounded.flatten(), dim=0) > 0.98
+
+
 def test_aliasing_of_the_original_is_an_option():
     """There, a block that does not upsample adds its picture to the raw one in place."""
     config = dataclasses.replace(TINY, **official("2X"))

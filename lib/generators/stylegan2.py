@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from lib.shapes import DoubledMaps, FeatureMaps, LayerStyles, Styles, checked
 
@@ -59,23 +60,43 @@ def resampling_filter() -> Tensor:
     return torch.outer(taps, taps) / taps.sum() ** 2
 
 
-class _LowPass(torch.autograd.Function):
-    """Every channel of x filtered with symmetric taps [k, k], with zeros around.
+class _FixedConvolution(torch.autograd.Function):
+    """Convolution of x with weights that get no gradient, plain or transposed.
 
-    A filter is linear, so its gradient needs nothing of x: a convolution would keep the whole picture.
+    It is linear in x, so its gradient needs nothing of x: torch's own convolution would keep all of x for it.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, taps: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(taps)
-        ctx.padding = padding
-        channels = x.shape[1]
-        return F.conv2d(x, taps.to(x.dtype).expand(channels, 1, -1, -1), padding=padding, groups=channels)
+    def forward(ctx, x, weight, transposed, stride, padding, groups):
+        ctx.save_for_backward(weight)
+        ctx.options = stride, padding, groups
+        ctx.transposed, ctx.dtype = transposed, x.dtype
+        convolve = F.conv_transpose2d if transposed else F.conv2d
+        return convolve(x, weight, stride=stride, padding=padding, groups=groups)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (taps,) = ctx.saved_tensors
-        return _LowPass.apply(gradient, taps, taps.shape[-1] - 1 - ctx.padding), None, None
+    def backward(ctx, gradient):
+        (weight,) = ctx.saved_tensors
+        # Under autocast the result, and so its gradient, may be of less precision than x and weights are.
+        weight = weight.to(gradient.dtype)
+        x_gradient = _FixedConvolution.apply(gradient, weight, not ctx.transposed, *ctx.options)
+        return x_gradient.to(ctx.dtype), None, None, None, None, None
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, transposed: bool = False, stride: int = 1, padding: int = 0, groups: int = 1
+) -> Tensor:
+    """Convolution that keeps for its gradient no more than is needed."""
+    if weight.requires_grad:
+        convolve = F.conv_transpose2d if transposed else F.conv2d
+        return convolve(x, weight, stride=stride, padding=padding, groups=groups)
+    return _FixedConvolution.apply(x, weight, transposed, stride, padding, groups)
+
+
+def low_pass(x: Tensor, taps: Tensor, padding: int) -> Tensor:
+    """Every channel of x [B, C, H, W] correlated with taps [k, k], with zeros around."""
+    channels = x.shape[1]
+    return _convolve(x, taps.to(x.dtype).repeat(channels, 1, 1, 1), padding=padding, groups=channels)
 
 
 @checked
@@ -99,31 +120,25 @@ def demodulation(weight: Tensor, style: Styles) -> Tensor:
 
 
 def modulated_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    style: Tensor,
-    *,
-    up: bool = False,
-    taps: Tensor | None = None,
-    gain: float = 1.0,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Convolution with weights that each sample's style scales, demodulated (Karras et al., 2020, eqs. 1-3).
+    x: Tensor, weight: Tensor, style: Tensor, *, up: bool = False, taps: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Convolution with weights that each sample's style scales (Karras et al., 2020, eqs. 1-3).
 
-    x [B, I, H, W], weight [O, I, k, k], style [B, I] or [1, I] -> gain * conv + bias [B, O, H, W], or
-    [B, O, 2H, 2W] with `up`, which needs the low-pass `taps`. Scaling the input by the style and the output by the
-    demodulation gives the same sum of products as scaling the weights, and lets one ordinary convolution
-    serve a whole batch. Where one style serves all of x and the weights are few, these are scaled.
+    x [B, I, H, W], weight [O, I, k, k], style [B, I] or [1, I] -> [B, O, H, W], or [B, O, 2H, 2W] with `up`, which
+    needs the low-pass `taps`; and the factors [B, O] or [1, O] that demodulate it, None where they are in already.
+    Scaling the input by the style and the output by the demodulation gives the same sum of products as
+    scaling the weights, and lets one ordinary convolution serve a whole batch. Where one style serves all of x
+    and the weights are few, these are scaled; but not if a gradient with respect to them would be computed for
+    the style's sake alone.
     """
+    in_vain = style.requires_grad and not weight.requires_grad
     if x.dtype == torch.float16:
         weight, style = _normalised(weight, style)
-    scale = gain * demodulation(weight, style)
-    if len(style) == 1 and x.numel() > weight.numel():
+    scale = demodulation(weight, style)
+    if len(style) == 1 and x.numel() > weight.numel() and not in_vain:
         weight = weight * style[0][:, None, None] * scale[0][:, None, None, None]
-        return resampled_conv2d(x, weight, up, taps, bias)
-    x = resampled_conv2d(x * style.to(x.dtype)[:, :, None, None], weight, up, taps)
-    x = x * scale.to(x.dtype)[:, :, None, None]
-    return x if bias is None else x.add_(bias.to(x.dtype)[:, None, None])
+        return resampled_conv2d(x, weight, up, taps), None
+    return resampled_conv2d(x * style.to(x.dtype)[:, :, None, None], weight, up, taps), scale
 
 
 def _normalised(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,39 +148,58 @@ def _normalised(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
     return weight, style / style.abs().amax(dim=1, keepdim=True)
 
 
-def resampled_conv2d(
-    x: Tensor, weight: Tensor, up: bool, taps: Tensor | None, bias: Tensor | None = None
-) -> Tensor:
+def resampled_conv2d(x: Tensor, weight: Tensor, up: bool, taps: Tensor | None = None) -> Tensor:
+    """Convolution of x [B, I, H, W] with weight [O, I, k, k]; `up` doubles the resolution, filtered by `taps`."""
     weight = weight.to(x.dtype)
     if not up:
-        bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        return _convolve(x, weight, padding=weight.shape[-1] // 2)
     # The transposed convolution gives 2H + 1 pixels; a filter of 4 taps with a padding of 1 leaves 2H.
-    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    x = _LowPass.apply(x, 4 * taps, 1)
-    return x if bias is None else x.add_(bias.to(x.dtype)[:, None, None])
+    return low_pass(_convolve(x, weight.transpose(0, 1), transposed=True, stride=2), 4 * taps, padding=1)
 
 
-class _LeakyReLU(torch.autograd.Function):
-    """Leaky ReLU and clamp in place of x; the result alone tells the gradient."""
+class _Activation(torch.autograd.Function):
+    """clamp(gain * leaky ReLU(scale * x + bias + noise)), in place of x; what is kept is the result alone.
+
+    The leaky ReLU is homogeneous, a(g y) = g a(y) and y a'(y) = a(y), so the gain may go before it, and the gradient
+    of the scale needs the result but not what went in.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, limit: float | None) -> Tensor:
+    def forward(ctx, x, scale, bias, noise, limit):
+        """x [B, C, H, W], scale [B, C] or [1, C] or None, bias [C], noise [B or 1, 1, H, W] or None."""
+        x.mul_(LRELU_GAIN if scale is None else (scale * LRELU_GAIN).to(x.dtype)[:, :, None, None])
+        x.add_((bias * LRELU_GAIN).to(x.dtype)[:, None, None])
+        if noise is not None:
+            x.add_((noise * LRELU_GAIN).to(x.dtype))
         F.leaky_relu_(x, LRELU_SLOPE)
         if limit is not None:
             x.clamp_(-limit, limit)
         ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, scale, bias, noise)
         ctx.limit = limit
         return x
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (result,) = ctx.saved_tensors
-        gradient = torch.ops.aten.leaky_relu_backward(gradient, result, LRELU_SLOPE, True)
+    @once_differentiable
+    def backward(ctx, gradient):
+        result, scale, bias, noise = ctx.saved_tensors
         if ctx.limit is not None:
             gradient = torch.ops.aten.hardtanh_backward(gradient, result, -ctx.limit, ctx.limit)
-        return gradient, None
+        inner = torch.ops.aten.leaky_relu_backward(gradient, result, LRELU_SLOPE, True)  # at gain * (...)
+        to_scale = to_noise = None
+        to_bias = inner.sum(dim=(0, 2, 3)).to(bias.dtype) * LRELU_GAIN
+        if noise is not None and ctx.needs_input_grad[3]:
+            to_noise = inner.sum(dim=1, keepdim=True).sum_to_size(noise.shape).to(noise.dtype) * LRELU_GAIN
+        if scale is not None and ctx.needs_input_grad[1]:
+            to_scale = (result * gradient).sum(dim=(2, 3), dtype=scale.dtype)
+            to_scale = to_scale - LRELU_GAIN * bias * inner.sum(dim=(2, 3), dtype=scale.dtype)
+            if noise is not None:
+                to_scale = to_scale - LRELU_GAIN * (inner * noise.to(inner.dtype)).sum(
+                    dim=(2, 3), dtype=scale.dtype
+                )
+            to_scale = (to_scale / scale).sum_to_size(scale.shape)
+        factor = LRELU_GAIN if scale is None else (scale * LRELU_GAIN).to(inner.dtype)[:, :, None, None]
+        return inner.mul_(factor), to_scale, to_bias, to_noise, None
 
 
 class SynthesisLayer(nn.Module):
@@ -193,27 +227,17 @@ class SynthesisLayer(nn.Module):
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "const", rng: torch.Generator | None = None
     ) -> Tensor:
-        # The activation's gain goes before it, where it costs nothing.
-        x = modulated_conv2d(
-            x,
-            self.weight,
-            self.affine(w),
-            up=self.up,
-            taps=self.resample_filter,
-            gain=LRELU_GAIN,
-            bias=self.bias * LRELU_GAIN,
-        )
+        x, scale = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, taps=self.resample_filter)
         noise = self._noise(x, noise_mode, rng)
-        if noise is not None:
-            x = x.add_((noise * (self.noise_strength * LRELU_GAIN)).to(x.dtype))
-        return _LeakyReLU.apply(x, self.conv_clamp)
+        noise = None if noise is None else noise * self.noise_strength
+        return _Activation.apply(x, scale, self.bias, noise, self.conv_clamp)
 
     def _noise(self, x: Tensor, noise_mode: str, rng: torch.Generator | None) -> Tensor | None:
         """Noise of unit variance: always the same, new in every call, or none."""
         if noise_mode == "none":
             return None
         if noise_mode == "const":
-            return self.noise_const
+            return self.noise_const[None, None]
         if noise_mode != "random":
             raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}; got {noise_mode!r}")
         if rng is None:
@@ -390,4 +414,4 @@ class MappingNetwork(nn.Module):
     @torch.no_grad()
     def update_w_avg(self, w: Tensor, beta: float = 0.998) -> None:
         """Moving average of w over training batches, towards which truncation pulls."""
-        self.w_avg.copy_(w.detach().float().mean(dim=0).lerp(self.w_avg, beta))
+        self.w_avg.copy_(w.detach().to(self.w_avg).mean(dim=0).lerp(self.w_avg, beta))
