@@ -4,6 +4,7 @@
 #                a time, PHOTO=me.jpg for the start notebook on your own photo
 #   make lab     JupyterLab on the start notebook
 #   make test    unit tests, rules for notebooks, every notebook, JupyterLab in a browser where chromium is installed
+#   make benchmark  speed and memory of the generator against its plain twin, as ratios; on a CUDA device if there is one
 #   make figures the committed figures again (scale full: hours on a CPU)
 #   make lint    what the style checker says
 #   make lock    pin the dependencies of pyproject.toml again
@@ -29,7 +30,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # Libraries of the system that OpenCV and mediapipe load and no wheel carries; servers often lack them.
 LIBRARIES := libGL.so.1 libEGL.so.1 libGLESv2.so.2 libglib-2.0.so.0 libSM.so.6 libXext.so.6
 
-.PHONY: study lab test figures lint lock clean
+.PHONY: study lab test benchmark figures lint lock clean
 .DEFAULT_GOAL := study
 
 study: $(VENV)/.study
@@ -44,6 +45,9 @@ lab: $(VENV)/.study
 
 test: $(VENV)/.dev
 	$(PY) -m pytest --nbval-lax tests notebooks
+
+benchmark: $(VENV)/.study
+	$(PY) -m benchmarks.generator
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -94,7 +94,7 @@ def inversions(generator: EG3D, portraits: datasets.Portraits, wplus_steps: int,
             camera,
             steps=wplus_steps,
             learning_rate=CODE_RATE,
-            l2_weight=2.0,
+            lam_l2=2.0,
             progress=False,
         )
         pti = invert_pti(

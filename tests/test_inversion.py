@@ -270,8 +270,8 @@ def test_noise_maps_are_optimised_where_they_are_used(generator, target):
 def test_the_regulariser_keeps_noise_noise(target):
     noisy = tiny_generator(noise_strength=0.3)
     settings = {"steps": 60, "learning_rate": 0.05, "noise": "keep", **QUIET}
-    free = invert_w(noisy, target, VIEW, noise_weight=0.0, **settings)
-    bound = invert_w(noisy, target, VIEW, noise_weight=1e5, **settings)
+    free = invert_w(noisy, target, VIEW, lam_noise=0.0, **settings)
+    bound = invert_w(noisy, target, VIEW, lam_noise=1e5, **settings)
     correlations = [noise_regulariser(noise_maps(result.generator)).item() for result in (free, bound)]
     assert correlations[1] < 0.1 * correlations[0]
 
@@ -311,7 +311,7 @@ def test_locality_keeps_the_generator_as_it_was_elsewhere(generator):
     start = invert_w(generator, target, VIEW, steps=0, **QUIET)
     settings = {"initial": start, "steps": 40, "learning_rate": 1e-2, "lpips_threshold": 0, **QUIET}
     free, kept = (
-        invert_pti(generator, target, VIEW, locality_weight=weight, locality_distance=2.0, **settings)
+        invert_pti(generator, target, VIEW, lam_locality=weight, locality_distance=2.0, **settings)
         for weight in (0.0, 10.0)
     )
     changes = []

@@ -19,7 +19,7 @@ LARGEST_LPIPS_RESOLUTION = 256
 
 @dataclass(frozen=True)
 class ImageObjective:
-    """l2_weight * L2 + lpips_weight * LPIPS to one fixed picture (Roich et al., 2022, section 3.2).
+    """lam_l2 * L2 + lam_lpips * LPIPS to one fixed picture (Roich et al., 2022, section 3.2).
 
     `reference` is what the perceptual distance keeps of the target, computed once.
     """
@@ -27,8 +27,8 @@ class ImageObjective:
     target: Tensor
     reference: Any
     perceptual: Perceptual
-    l2_weight: float
-    lpips_weight: float
+    lam_l2: float
+    lam_lpips: float
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """The unweighted terms of a picture [1, 3, R, R], each a number."""
@@ -38,14 +38,14 @@ class ImageObjective:
         }
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        return self.l2_weight * terms["l2"] + self.lpips_weight * terms["lpips"]
+        return self.lam_l2 * terms["l2"] + self.lam_lpips * terms["lpips"]
 
 
 def image_objective(
-    target: Tensor, perceptual: Perceptual, l2_weight: float, lpips_weight: float
+    target: Tensor, perceptual: Perceptual, lam_l2: float, lam_lpips: float
 ) -> ImageObjective:
     """The objective of a picture [1, 3, R, R] in [-1, 1]."""
-    return ImageObjective(target, perceptual.target(target), perceptual, l2_weight, lpips_weight)
+    return ImageObjective(target, perceptual.target(target), perceptual, lam_l2, lam_lpips)
 
 
 def lpips_for(generator: EG3D, net: str = "alex", resolution: int | None = None) -> LPIPS:

@@ -61,10 +61,10 @@ def project(
     initial: Tensor | Inversion | None = None,
     steps: int = 500,
     learning_rate: float = 0.01,
-    l2_weight: float = 1.0,
-    lpips_weight: float = 1.0,
+    lam_l2: float = 1.0,
+    lam_lpips: float = 1.0,
     noise: Literal["own", "discard", "keep"] = "own",
-    noise_weight: float = 1e5,
+    lam_noise: float = 1e5,
     shake: float = 0.05,
     conditioning: Literal["frontal", "target"] = "frontal",
     statistics_samples: int = 600,
@@ -97,7 +97,7 @@ def project(
         generator, camera if conditioning == "target" else None, statistics_samples, rng
     )
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
-    objective = image_objective(target, perceptual, l2_weight, lpips_weight)
+    objective = image_objective(target, perceptual, lam_l2, lam_lpips)
 
     working = copy.deepcopy(generator).eval().requires_grad_(False)
     noises = [] if noise == "own" else noise_maps(working)
@@ -117,7 +117,7 @@ def project(
         w_plus = (w + random_step).expand(1, generator.n_layers, -1)
         image = working.synthesize(w_plus, camera, rng=rng if ray_jitter else None).image
         terms = objective.terms(image)
-        loss = objective.total(terms) + noise_weight * noise_regulariser(noises)
+        loss = objective.total(terms) + lam_noise * noise_regulariser(noises)
 
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -30,10 +30,10 @@ def invert_pti(
     pivot_settings: Mapping[str, Any] | None = None,
     steps: int = 350,
     learning_rate: float = 3e-4,
-    l2_weight: float = 1.0,
-    lpips_weight: float = 1.0,
+    lam_l2: float = 1.0,
+    lam_lpips: float = 1.0,
     lpips_threshold: float | None = None,
-    locality_weight: float = 0.0,
+    lam_locality: float = 0.0,
     locality_distance: float = 30.0,
     perceptual: Perceptual | None = None,
     lpips_net: Literal["alex", "vgg"] = "alex",
@@ -48,7 +48,7 @@ def invert_pti(
     The first stage is `project` into `pivot_space` (`pivot_settings` are its further settings), unless
     `initial` gives the pivot. The second stops before the step at which LPIPS has come to `lpips_threshold`
     (None: the paper's 0.06, but never on pictures under 256 px, where so little is reached long before the photo).
-    locality_weight: of the regulariser that keeps the generator as it was elsewhere, 0.1 in the paper's code,
+    lam_locality: of the regulariser that keeps the generator as it was elsewhere, 0.1 in the paper's code,
     where it is off by default; locality_distance: how far from the pivot. masks, landmarks: not used by this
     method; all methods take them. The other arguments are those of `project`. In the history of a run from a
     photo "pivot_..." is the first stage.
@@ -68,7 +68,7 @@ def invert_pti(
     pivot = latent_of(initial, generator)
 
     rng = torch.Generator().manual_seed(seed)
-    objective = image_objective(target, perceptual, l2_weight, lpips_weight)
+    objective = image_objective(target, perceptual, lam_l2, lam_lpips)
     tuned = copy.deepcopy(generator).eval().requires_grad_(True)
     optimiser = torch.optim.Adam(tuned.parameters(), lr=learning_rate)
     extras["steps_taken"] = 0
@@ -83,9 +83,9 @@ def invert_pti(
             callback(step, State(pivot, image.detach(), losses))
         if losses["lpips"] <= lpips_threshold:
             break
-        if locality_weight > 0:
+        if lam_locality > 0:
             code, view = locality_sample(generator, pivot, locality_distance, rng)
-            loss = loss + locality_weight * locality_loss(tuned, generator, code, view, perceptual)
+            loss = loss + lam_locality * locality_loss(tuned, generator, code, view, perceptual)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
