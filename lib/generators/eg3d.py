@@ -86,6 +86,7 @@ class EG3DConfig:
     c_dim: int = 25
     w_dim: int = 512
     mapping_layers: int = 2
+    mapping_lr_multiplier: float = 0.01
     plane_resolution: int = 256
     plane_channels: int = 32  # of each of the three planes
     channel_base: int = (
@@ -277,7 +278,11 @@ class EG3D(nn.Module):
             num_fp16_res=config.num_fp16_res,
         )
         self.backbone.mapping = MappingNetwork(
-            config.z_dim, config.c_dim, config.w_dim, config.mapping_layers
+            config.z_dim,
+            config.c_dim,
+            config.w_dim,
+            config.mapping_layers,
+            config.mapping_lr_multiplier,
         )
         self.decoder = Decoder(
             config.plane_channels,
