@@ -76,21 +76,13 @@ class PoseDirections:
         return self.move(style, np.array([0.0, self.intercept[1]]))
 
     def save(self, path: Path) -> None:
-        _write(path, lambda file: np.savez(file, **vars(self)))
+        with paths.replacing(path) as temporary:
+            np.savez(temporary, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> PoseDirections:
         with np.load(path) as arrays:
             return cls(**arrays)
-
-
-def _write(path: Path, write) -> None:
-    """Write a file under a temporary name and rename it, so that none is ever half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        write(file)
-    temporary.replace(path)
 
 
 # ----------------------------------------------------------------------
@@ -110,6 +102,17 @@ class Plan:
     largest_yaw: float = 0.6
     pitch_spread: float = 0.12
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"singles": 2, "people": 1, "views": 2, "held_out_singles": 0, "held_out_people": 0}
+        for name, count in least.items():
+            if getattr(self, name) < count:
+                raise ValueError(f"a plan needs {name} of at least {count}; got {getattr(self, name)}")
+        if self.largest_yaw <= 0 or self.pitch_spread < 0 or not 0 < self.truncation <= 1:
+            raise ValueError(
+                "a plan needs largest_yaw > 0, pitch_spread >= 0 and truncation in (0, 1]; got "
+                f"{self.largest_yaw}, {self.pitch_spread} and {self.truncation}"
+            )
 
     def name(self) -> str:
         return f"portraits-{self.singles}-{self.people}x{self.views}-seed{self.seed}"
@@ -162,7 +165,8 @@ def _make_shard(shard: tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarra
     if not rows:
         raise RuntimeError(f"no face was found in any of the {len(styles)} pictures of {path.name}")
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    _write(path, lambda file: np.savez(file, **columns))
+    with paths.replacing(path) as temporary:
+        np.savez(temporary, **columns)
     return len(styles)
 
 
@@ -205,7 +209,8 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
     """
     folder = paths.CACHE / plan.name()
     _require_same_plan(folder, plan)
-    _write(folder / "plan.json", lambda file: file.write(json.dumps(vars(plan), indent=1).encode()))
+    with paths.replacing(folder / "plan.json") as temporary:
+        temporary.write_text(json.dumps(vars(plan), indent=1))
     teacher = Teacher(threads=processes)
     singles, people = (
         teacher.styles(
@@ -237,7 +242,8 @@ def sample_portraits(plan: Plan, processes: int = 2) -> Path:
     )
     _draw(tasks, processes, "people in several views")
     latents = _fit_latent_space(plan, teacher, directions)
-    _write(folder / "latents.npz", lambda file: np.savez(file, **vars(latents)))
+    with paths.replacing(folder / "latents.npz") as temporary:
+        np.savez(temporary, **vars(latents))
     return folder
 
 
@@ -351,9 +357,9 @@ def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32)
 def _area_reduce(images: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 images [n, R, R, 3] averaged down to the resolution, which must divide R."""
     n, side = images.shape[:2]
-    factor, rest = divmod(side, resolution)
-    if rest:
+    if resolution < 1 or side % resolution:
         raise ValueError(f"portraits are stored at {side} px; {resolution} px does not divide that")
+    factor = side // resolution
     blocks = images.reshape(n, resolution, factor, resolution, factor, 3).astype(np.float32)
     return np.round(blocks.mean((2, 4))).astype(np.uint8)
 
@@ -377,4 +383,9 @@ if __name__ == "__main__":
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(default), default=default)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = vars(parser.parse_args())
-    print(sample_portraits(processes=arguments.pop("processes"), plan=Plan(**arguments)))
+    processes = arguments.pop("processes")
+    try:
+        plan = Plan(**arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    print(sample_portraits(plan, processes))

@@ -660,12 +660,8 @@ def _masks(
 
 
 # -------------------------------------------------------------------- labels of ready crops
-LABELS_CHECKED = 64
-"""So many labels of a file are looked at on reading it; the others when they are used."""
-
-
 def labels_from_dataset_json(path: str | os.PathLike) -> dict[str, Tensor]:
-    """File name -> camera label [25] of EG3D's dataset.json, of which the first labels are checked.
+    """File name -> camera label [25] of EG3D's dataset.json; a ValueError says which label is no camera.
 
     The intermediate cameras.json is refused: its radius is uncorrected and its intrinsics are not normalised.
     """
@@ -683,17 +679,15 @@ def labels_from_dataset_json(path: str | os.PathLike) -> dict[str, Tensor]:
             f'{path} holds no camera labels; expected {{"labels": [["file.png", [25 numbers]], ...]}}'
         )
     try:
-        found = {str(name): torch.tensor(label, dtype=torch.float32) for name, label in labels}
-    except (TypeError, ValueError) as error:
+        names, numbers = zip(*labels, strict=True)
+        cameras = torch.tensor(numbers, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f'{path}: each label is ["file.png", [25 numbers]] ({error})') from error
-    lengths = {tuple(label.shape) for label in found.values()}
-    if lengths != {(25,)}:
-        raise ValueError(f"{path}: a camera label has 25 numbers, found shapes {sorted(lengths)}")
     try:
-        validate(torch.stack(list(found.values())[:LABELS_CHECKED]), radius=None, focal=None)
+        validate(cameras, radius=None, focal=None)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return found
+    return dict(zip(map(str, names), cameras.unbind(), strict=True))
 
 
 def _read_json(path: Path) -> object:

@@ -20,6 +20,7 @@ from scipy.ndimage import zoom
 from torch import Tensor
 
 from lib.cameras import FOCAL
+from lib.media import depth_limits
 from lib.meshes import Head, to_bytes, view_of
 
 METHODS = {
@@ -120,15 +121,6 @@ def to_picture(image: Tensor) -> np.ndarray:
     return to_bytes(image.detach().float().cpu().permute(1, 2, 0).numpy())
 
 
-def depth_limits(depths: Tensor, alphas: Tensor, opaque: float = 0.5) -> tuple[float, float]:
-    """Nearest and farthest depth worth showing: the 1st and 99th per cent of where rays are absorbed."""
-    seen = depths.detach().float().cpu()[alphas.detach().float().cpu() > opaque].numpy()
-    if not seen.size:
-        return 0.0, 1.0
-    near, far = (float(limit) for limit in np.percentile(seen, [1, 99]))
-    return near, max(far, near + 1e-3)
-
-
 def depth_colours(
     depth: Tensor, alpha: Tensor, limits: tuple[float, float] | None = None, opaque: float = 0.5
 ) -> np.ndarray:
@@ -189,7 +181,9 @@ def image_grid(
             for j, content in enumerate(row):
                 x = left + gap + j * (cell + gap)
                 if content is not None:
-                    _show(picture.add_axes((x / width, y / height, cell / width, cell / height)), content)
+                    show_picture(
+                        picture.add_axes((x / width, y / height, cell / width, cell / height)), content
+                    )
                 if below[i]:
                     write(x + cell / 2, y - 0.12, captions[i][j], ha="center", size=9)
             y -= gap + below[i]
@@ -209,7 +203,8 @@ def _width_of(labels: Sequence[str]) -> float:
     return 0.085 * longest + 0.14 if longest else 0.0
 
 
-def _show(axes: Axes, content: Tensor | np.ndarray) -> None:
+def show_picture(axes: Axes, content: Tensor | np.ndarray) -> None:
+    """A picture and nothing else on these axes: a tensor [3, R, R] in [-1, 1], or bytes [R, R, 3]."""
     axes.imshow(content if isinstance(content, np.ndarray) else to_picture(content))
     axes.set_axis_off()
 

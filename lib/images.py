@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lib.paths import replacing
+
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What a photo may be; JPEG includes the MPO of phones. A closed list: some of Pillow's start programs."""
 
@@ -170,11 +172,6 @@ def save_image(path: str | os.PathLike, image: Tensor | np.ndarray) -> Path:
         if len(image) != 1:
             raise ValueError(f"one file holds one image, got a batch of {len(image)}")
         image = to_uint8(image)[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with replacing(path) as temporary:
         Image.fromarray(image).save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -3,15 +3,26 @@
 The perceptual distance is in `lib.perceptual`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.shapes import FeatureMaps, PerImage, SingleMaps, checked
+from lib.shapes import FeatureMaps, PerImage, PerPoint, SingleMaps, checked
 
-__all__ = ["l1_loss", "l2_loss", "masked_depth_loss", "noise_regulariser", "recentre_noise"]
+__all__ = [
+    "density_loss",
+    "discriminator_loss",
+    "generator_loss",
+    "l1_loss",
+    "l2_loss",
+    "masked_depth_loss",
+    "noise_regulariser",
+    "r1_loss",
+    "recentre_noise",
+]
 
 Scalar = Float[Tensor, ""]
 
@@ -37,6 +48,43 @@ def masked_depth_loss(depth: SingleMaps, target: SingleMaps) -> Scalar:
     known = ~target.isnan()
     difference = (depth - target.where(known, depth)).abs()  # NaN must not reach the gradient
     return difference.sum() / known.sum().clamp_min(1)
+
+
+# ----------------------------------------------------------------------- adversarial training
+@checked
+def generator_loss(fake: PerImage) -> PerImage:
+    """-log sigmoid(score): the generator wants its pictures, of scores `fake`, to be taken for real.
+
+    The non-saturating form of Goodfellow et al., 2014, sec. 3: unlike log(1 - sigmoid), it has a gradient
+    where the discriminator is sure.
+    """
+    return F.softplus(-fake)
+
+
+@checked
+def discriminator_loss(real: PerImage, fake: PerImage) -> PerImage:
+    """-log sigmoid(real) - log(1 - sigmoid(fake)): eq. 1 of Goodfellow et al., 2014, with scores as logits."""
+    return F.softplus(-real) + F.softplus(fake)
+
+
+def r1_loss(score: PerImage, inputs: Sequence[Tensor]) -> PerImage:
+    """Squared gradient of each score with respect to its inputs [B, ...], summed over all of them.
+
+    Mescheder et al., 2018, eq. 9, without its gamma / 2. Of EG3D's discriminator the inputs are picture and raw
+    picture. Scores of one batch influence each other a little, through the minibatch's deviation; as in all
+    StyleGANs, the gradient is that of their sum.
+    """
+    gradients = torch.autograd.grad(score.sum(), list(inputs), create_graph=True)
+    return sum(gradient.square().flatten(1).sum(dim=1) for gradient in gradients)
+
+
+@checked
+def density_loss(density: PerPoint, neighbour: PerPoint) -> PerImage:
+    """Mean absolute difference of raw density between points and their neighbours (Chan et al., 2022, suppl.).
+
+    Keeps the volume smooth where no ray looks; the pairs of points are the caller's.
+    """
+    return (density - neighbour).abs().mean(dim=1)
 
 
 # ----------------------------------------------------------------------- noise maps of StyleGAN2's layers

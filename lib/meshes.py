@@ -1,17 +1,14 @@
-"""What leaves the study as a file of its own: a head's surface as a coloured mesh, and its turn as a video.
+"""A head's surface as a coloured mesh or point cloud, and the files that hold them.
 
 Everything here asks a head only for views and densities, so any inversion of any method can be exported.
-Meshes are in world units: x right, y up, the face looks along +z.
+Meshes and points are in world units: x right, y up, the face looks along +z.
 """
 
+import dataclasses
 import math
-import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,9 +16,11 @@ import trimesh
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
-from tqdm import tqdm
 
 from lib.cameras import Camera, orbit
+from lib.images import resize
+from lib.paths import replacing, require_suffix
+from lib.shapes import Images, Points, SingleMaps, checked
 
 OFFICIAL_LEVEL = 10.0
 """Raw density at which EG3D's own scripts cut the surface of their 512 px faces (2 to 20 are usable)."""
@@ -32,14 +31,20 @@ OFFICIAL_EXTENT = 0.5 - 30 / 256
 COLOUR_VIEWS = ((0.0, 0.0), (-0.5, 0.0), (0.5, 0.0), (0.0, -0.3), (0.0, 0.3))
 """Yaw and pitch, radians, of the views that colour a mesh: where generators of faces have seen faces."""
 
+SHAPE_RAYS = 128
+"""Rays along a side of a view that is taken for its shape, at least: depth needs no super-resolution."""
+
+SHAPE_SAMPLES = 32
+"""Samples of either pass on such a ray, at least: with half as many, normals show where they lie."""
+
 
 class Head(Protocol):
     """What an export needs to know of a head; an `Inversion` is one."""
 
     generator: Any
 
-    def render(self, camera: Camera) -> Any:
-        """`Rendering` of this head from each camera."""
+    def render(self, camera: Camera, **options: Any) -> Any:
+        """`Rendering` of this head from each camera; `options` are those of `EG3D.render`."""
 
     def density(self, points: Tensor) -> Tensor:
         """Raw densities [1, N] at world points [1, N, 3]."""
@@ -49,6 +54,25 @@ def view_of(head: Head, yaw: float | Tensor, pitch: float | Tensor = 0.0) -> Cam
     """Cameras that see the head from these angles (radians), as far away as its generator was trained."""
     config = head.generator.config
     return orbit(yaw, pitch, radius=config.camera_radius, focal=config.camera_focal)
+
+
+@torch.no_grad()
+def shape_view(head: Head, camera: Camera) -> Any:
+    """`Rendering` for its depth: more rays and samples than a picture needs, and so one camera at a time."""
+    config = head.generator.config
+    settings = dataclasses.replace(
+        config.rendering,
+        depth_resolution=max(config.rendering.depth_resolution, SHAPE_SAMPLES),
+        depth_resolution_importance=max(config.rendering.depth_resolution_importance, SHAPE_SAMPLES),
+    )
+    return head.render(camera, neural_resolution=max(config.neural_resolution, SHAPE_RAYS), settings=settings)
+
+
+@checked
+def seen_points(camera: Camera, depth: SingleMaps) -> Points:
+    """World points [B, R*R, 3] at this depth along the rays of each pixel, row by row."""
+    origins, directions = camera.to(depth.device).rays(depth.shape[-1])
+    return origins + directions * depth.flatten(1)[..., None]
 
 
 # -------------------------------------------------------------------- density
@@ -80,9 +104,7 @@ def surface_level(head: Head, camera: Camera | None = None, opaque: float = 0.9)
     """
     camera = view_of(head, 0.0) if camera is None else camera
     view = head.render(camera)
-    origins, directions = camera.rays(view.depth.shape[-1])
-    points = origins + directions * view.depth.flatten(1)[..., None].to(directions)
-    alpha = view.alpha.flatten(1).cpu()
+    points, alpha = seen_points(camera, view.depth), view.alpha.flatten(1).cpu()
     if alpha.max() < 0.5:
         raise ValueError(
             f"no pixel of this view absorbs more than {alpha.max():.0%} of its ray: there is no surface to "
@@ -140,17 +162,22 @@ def surface_of(
     if min(extents) <= 0 or 2 * max(borders) >= n - 1:
         raise ValueError(f"extents {extents} leave nothing of a cube of side {side} with {n} samples a side")
     inner = tuple(slice(border, n - border) for border in borders)
-    if not densities[inner].min() < level < densities[inner].max():
-        raise ValueError(
-            f"no surface at density {level:.4g}: the densities of this head lie between "
-            f"{densities[inner].min():.4g} and {densities[inner].max():.4g}"
-        )
+    require_surface(densities[inner], level)
     # So low that a cut lies at the outermost sample, not half-way to the next.
     closed = np.full_like(densities, level - 1e3 * (densities.max() - level))
     closed[inner] = densities[inner]
     # "ascent" is what turns the triangles outward here, where densities grow inward.
     vertices, faces, _, _ = marching_cubes(closed, level, gradient_direction="ascent")
     return trimesh.Trimesh(vertices * (side / (n - 1)) - side / 2, faces, process=True)
+
+
+def require_surface(densities: np.ndarray, level: float) -> None:
+    """An error where densities do not pass through a level."""
+    if not densities.min() < level < densities.max():
+        raise ValueError(
+            f"no surface at density {level:.4g}: the densities of this head lie between "
+            f"{densities.min():.4g} and {densities.max():.4g}"
+        )
 
 
 @torch.no_grad()
@@ -199,24 +226,100 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip((values + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
+# -------------------------------------------------------------------- points
+@torch.no_grad()
+def point_cloud(
+    head: Head,
+    views: tuple[tuple[float, float], ...] = COLOUR_VIEWS,
+    extents: tuple[float, float, float] | None = None,
+    opaque: float = 0.9,
+    least_slant: float = 0.2,
+) -> trimesh.PointCloud:
+    """What the pixels of some views (yaw and pitch, radians) see, as coloured points in world units.
+
+    extents: how far points may lie from the origin along x, y, z; None as for `extract_mesh`. Pixels count
+    whose alpha is at least the share `opaque` of the view's largest, as for `surface_level`, and whose surface
+    turns towards the camera by a cosine above `least_slant`: at an edge the expected depth lies between two
+    surfaces, on none.
+    """
+    limits = torch.tensor(seen_extents(head) if extents is None else extents)
+    points, colours = [], []
+    for yaw, pitch in views:
+        camera = view_of(head, yaw, pitch)
+        view = shape_view(head, camera)
+        depth = view.depth.float().cpu()
+        position = seen_points(camera, depth)[0]
+        ray = camera.rays(depth.shape[-1])[1][0]
+        slant = -(normals_from_depth(camera, depth)[0].flatten(1).T * ray).sum(dim=-1)
+        alpha = view.alpha.flatten().cpu()
+        kept = (alpha >= opaque * alpha.max().clamp_min(0.5)) & (slant > least_slant)
+        kept &= (position.abs() <= limits).all(dim=-1)
+        points.append(position[kept])
+        colours.append(resize(view.image.float().cpu(), depth.shape[-1])[0].flatten(1).T[kept])
+    if not sum(map(len, points)):
+        raise ValueError(
+            f"no pixel of {len(views)} views sees a surface within {limits.tolist()} of the origin: choose "
+            "other views or larger extents"
+        )
+    return trimesh.PointCloud(torch.cat(points).numpy(), colors=to_bytes(torch.cat(colours).numpy()))
+
+
+@checked
+def normals_from_depth(camera: Camera, depth: SingleMaps) -> Images:
+    """Unit normals [B, 3, R, R] in the world, towards the camera, of the surface that a depth map describes.
+
+    n = (dP/dv x dP/du) / |...| of the unprojected points P, by central differences (one-sided at the border).
+    """
+    side = depth.shape[-1]
+    points = seen_points(camera, depth).transpose(1, 2).reshape(-1, 3, side, side)
+    along_v, along_u = torch.gradient(points, dim=(2, 3))
+    return F.normalize(torch.linalg.cross(along_v, along_u, dim=1), dim=1)
+
+
+# -------------------------------------------------------------------- files
+def save_mesh(mesh: trimesh.Trimesh, path: str | Path) -> Path:
+    """Write a mesh with its vertex colours, in its own units; the suffix says how: .glb, .ply or .obj.
+
+    PLY (binary) and OBJ (colours behind the positions, as MeshLab has them) hold sRGB. glTF wants linear
+    colours, and its material is unlit: the colours of a portrait hold their light already.
+    """
+    writers = {".glb": _glb, ".ply": _ply, ".obj": _obj}
+    path = require_suffix(path, *writers)
+    content = writers[path.suffix.lower()](mesh)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def save_points(points: trimesh.PointCloud, path: str | Path) -> Path:
+    """Write coloured points (sRGB) as a binary PLY."""
+    path = require_suffix(path, ".ply")
+    with replacing(path) as temporary:
+        temporary.write_bytes(trimesh.exchange.ply.export_ply(points))
+    return path
+
+
+def _ply(mesh: trimesh.Trimesh) -> bytes:
+    return trimesh.exchange.ply.export_ply(mesh, vertex_normal=False)
+
+
+def _obj(mesh: trimesh.Trimesh) -> bytes:
+    return trimesh.exchange.obj.export_obj(mesh, include_normals=False, header=None).encode()
+
+
+def _glb(mesh: trimesh.Trimesh) -> bytes:
+    exported = mesh.copy()
+    if mesh.visual.kind == "vertex":
+        colours = np.asarray(mesh.visual.vertex_colors)
+        exported.visual.vertex_colors = np.concatenate([linear_bytes(colours[:, :3]), colours[:, 3:]], axis=1)
+    return trimesh.exchange.gltf.export_glb(exported.scene(), tree_postprocessor=_make_unlit)
+
+
 def linear_bytes(srgb: np.ndarray) -> np.ndarray:
     """sRGB bytes as linear ones (IEC 61966-2-1), which is what a GLB holds."""
     value = srgb / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return np.round(linear * 255).astype(np.uint8)
-
-
-def save_glb(mesh: trimesh.Trimesh, path: str | Path) -> Path:
-    """Write a binary glTF. Its material is unlit: the colours of a portrait hold their light already."""
-    path = _with_suffix(path, ".glb")
-    exported = mesh.copy()
-    if mesh.visual.kind == "vertex":
-        colours = np.asarray(mesh.visual.vertex_colors)
-        exported.visual.vertex_colors = np.concatenate([linear_bytes(colours[:, :3]), colours[:, 3:]], axis=1)
-    content = trimesh.exchange.gltf.export_glb(exported.scene(), tree_postprocessor=_make_unlit)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return path
 
 
 def _make_unlit(tree: dict) -> None:
@@ -226,88 +329,3 @@ def _make_unlit(tree: dict) -> None:
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0
-
-
-# -------------------------------------------------------------------- video
-def ellipse(frames: int, yaw_amplitude: float, pitch_amplitude: float) -> tuple[Tensor, Tensor]:
-    """Yaw and pitch [frames] of a camera that goes once around an ellipse; the end joins the start."""
-    turn = 2 * math.pi * torch.arange(frames) / frames
-    return yaw_amplitude * turn.sin(), pitch_amplitude * turn.cos()
-
-
-@torch.no_grad()
-def save_orbit_video(
-    head: Head,
-    path: str | Path,
-    frames: int = 60,
-    fps: int = 30,
-    yaw_amplitude: float = 0.5,
-    pitch_amplitude: float = 0.2,
-    size: int | None = None,
-    batch: int = 6,
-) -> Path:
-    """Write the head on an elliptic orbit as H.264 video that every browser plays and loops without a jump.
-
-    size: side in pixels; None gives the generator's own resolution, at least 256.
-    """
-    path = _with_suffix(path, ".mp4")
-    size = max(head.generator.resolution, 256) if size is None else size
-    if size % 2 or size < 16:
-        raise ValueError(f"the side of a video must be even and at least 16 pixels; got {size}")
-    if frames < 1:
-        raise ValueError(f"a video needs at least one frame; got {frames}")
-    yaws, pitches = ellipse(frames, yaw_amplitude, pitch_amplitude)
-    progress = tqdm(total=frames, desc=path.name, unit="frame", leave=False)
-    with replacing(path) as temporary, _encoder(temporary, size, fps) as encoder, progress:
-        for angles in zip(yaws.split(batch), pitches.split(batch), strict=True):
-            for frame in _frames(head.render(view_of(head, *angles)).image, size):
-                encoder.send(frame)
-                progress.update()
-    return path
-
-
-def _frames(images: Tensor, size: int) -> Iterator[np.ndarray]:
-    """Pictures [B, 3, R, R] in [-1, 1] as contiguous bytes [size, size, 3]."""
-    if images.shape[-1] != size:
-        images = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
-    for image in images.permute(0, 2, 3, 1).float().cpu().numpy():
-        yield np.ascontiguousarray(to_bytes(image))
-
-
-@contextmanager
-def _encoder(path: Path, size: int, fps: int) -> Iterator[Generator]:
-    """A running ffmpeg that takes frames by `send`."""
-    encoder = imageio_ffmpeg.write_frames(
-        str(path),
-        (size, size),
-        fps=fps,
-        codec="libx264",
-        quality=None,  # the constant rate factor below says it
-        macro_block_size=2,  # the default, 16, would rescale
-        output_params=["-crf", "18", "-movflags", "+faststart"],
-    )
-    encoder.send(None)
-    try:
-        yield encoder
-    finally:
-        encoder.close()
-
-
-# -------------------------------------------------------------------- files
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it takes the place of `path` only if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _with_suffix(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"expected a file name that ends in {suffix}; got {path.name!r}")
-    return path

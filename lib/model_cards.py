@@ -104,8 +104,10 @@ if __name__ == "__main__":
     weights = paths.WEIGHTS / f"{arguments.name}.safetensors"
     model = load_generator(weights)
     numbers = describe(model, weights) | evaluate_prior(model, arguments.inverted, arguments.fid_portraits)
-    weights.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
-    weights.with_suffix(".md").write_text(model_card(arguments.name, numbers))
+    card = model_card(arguments.name, numbers)
+    for suffix, text in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", card)):
+        with paths.replacing(weights.with_suffix(suffix)) as temporary:
+            temporary.write_text(text)
     figure = runs.save_figure(sample_grid(model), arguments.name, "prior-full", photographic=True)
     runs.record("prior-full", metrics={arguments.name: numbers}, figures=[figure])
-    print(weights.with_suffix(".md").read_text())
+    print(card)

@@ -23,7 +23,7 @@ from lib.generators import save_generator
 from lib.generators.eg3d import EG3D, EG3DConfig
 from lib.losses import masked_depth_loss
 from lib.perceptual import LPIPS
-from lib.training import Schedule, fit
+from lib.training import ALONE, Phase, Processes, Schedule, fit, launch
 
 PORTRAITS64 = EG3DConfig.embedded(z_dim=256, channel_base=3072, channel_max=160)
 
@@ -64,7 +64,7 @@ class Batches:
         self.people = [np.array(rows) for rows in rows_of.values() if len(rows) > 1]
         self.singles = np.array([rows[0] for rows in rows_of.values() if len(rows) == 1])
 
-    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self, step: int, processes: Processes = ALONE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows to render; for each code the row whose camera conditions it; for each rendered row its code.
 
         Of a person's two views one lends the conditioning camera to both: rendered under its own camera and
@@ -75,28 +75,35 @@ class Batches:
         people = rng.choice(len(self.people), s.people, replace=False)
         pairs = np.stack([rng.choice(self.people[i], 2, replace=False) for i in people])
         singles = rng.choice(self.singles, s.singles, replace=False)
-        swapped = rng.random(s.singles) < s.swap
-        conditioning = np.concatenate([pairs[:, 0], np.where(swapped, np.roll(singles, 1), singles)])
+        lenders = np.where(rng.random(s.singles) < s.swap, np.roll(singles, 1), singles)
+        pairs, singles, lenders = (processes.share(part) for part in (pairs, singles, lenders))
+        conditioning = np.concatenate([pairs[:, 0], lenders])
         rows = np.concatenate([pairs[:, 0], pairs[:, 1], singles])
-        code = np.concatenate([np.arange(s.people), np.arange(s.people), s.people + np.arange(s.singles)])
+        two = np.arange(len(pairs))
+        code = np.concatenate([two, two, len(pairs) + np.arange(len(singles))])
         return rows, conditioning, code
 
 
 def distillation_losses(
-    generator: EG3D, batches: Batches, perceptual: LPIPS, settings: Distillation, step: int
+    generator: EG3D,
+    batches: Batches,
+    perceptual: LPIPS,
+    settings: Distillation,
+    step: int,
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """Weighted losses of one batch."""
-    rows, conditioning, code = batches.draw(step)
+    """Weighted losses of one batch, or of this process's share of it."""
+    rows, conditioning, code = batches.draw(step, processes)
     device = generator.plane_axes.device
     target = batches.images[rows].to(device).float() / 127.5 - 1
     camera = Camera.from_label(batches.labels[rows].to(device))
     codes = batches.z[rows[np.unique(code, return_index=True)[1]]].to(device)
-    jitter = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step)
+    jitter = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step + processes.rank * 10**12)
 
     w_plus = generator.map(codes, Camera.from_label(batches.labels[conditioning].to(device)))
     index = torch.from_numpy(code).to(device)
     view = generator.render(generator.planes(w_plus)[index], w_plus[index], camera, rng=jitter)
-    generator.backbone.mapping.update_w_avg(w_plus[:, 0])
+    generator.backbone.mapping.update_w_avg(processes.mean(w_plus[:, 0].mean(dim=0, keepdim=True)))
 
     raw_target = F.interpolate(target, size=view.image_raw.shape[-1], mode="area")
     squared = F.mse_loss(view.image.float(), target) * (step >= settings.l2_after)
@@ -148,8 +155,8 @@ def train(
     settings: Distillation,
     steps: int,
     folder: Path,
-    device: str = "cpu",
     autocast: torch.dtype | None = torch.bfloat16,
+    processes: Processes = ALONE,
 ) -> EG3D:
     """Distil a generator; resumes from the folder.
 
@@ -158,20 +165,27 @@ def train(
     portraits = load_portraits(plan, config.resolution, config.neural_resolution)
     batches = Batches(portraits, settings)
     torch.manual_seed(settings.seed)  # the weights' start
-    generator = EG3D(config).to(device)
+    generator = EG3D(config).to(processes.device)
     with np.load(paths.CACHE / plan.name() / "latents.npz") as latents:
         initialise_mapping(generator, latents["deviation"])
-    perceptual = LPIPS("alex", settings.lpips_resolution).to(device)
+    perceptual = LPIPS("alex", settings.lpips_resolution).to(processes.device)
     optimiser = torch.optim.Adam(parameter_groups(generator, settings), betas=(0.8, 0.99), fused=True)
 
     def export(average: EG3D, step: int) -> None:
         save_generator(average.measure_w(), folder / "generator.safetensors", metadata={"steps": str(step)})
 
-    def losses(model: EG3D, step: int) -> dict[str, Tensor]:
-        return distillation_losses(model, batches, perceptual, settings, step)
+    def losses(step: int) -> dict[str, Tensor]:
+        return distillation_losses(generator, batches, perceptual, settings, step, processes)
 
-    schedule = Schedule(steps)
-    return fit(generator, losses, optimiser, schedule, folder, autocast=autocast, on_checkpoint=export)
+    return fit(
+        generator,
+        [Phase(losses, optimiser)],
+        Schedule(steps),
+        folder,
+        autocast=autocast,
+        on_checkpoint=export,
+        processes=processes,
+    )
 
 
 if __name__ == "__main__":
@@ -180,6 +194,8 @@ if __name__ == "__main__":
     )
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--devices", type=int, default=1, help="how many, with a process for each")
     parser.add_argument("--folder", type=Path, default=paths.CACHE / "training" / "portraits64")
     arguments = parser.parse_args()
-    train(PORTRAITS64, Plan(), Distillation(), arguments.steps, arguments.folder, arguments.device)
+    what = (PORTRAITS64, Plan(), Distillation(), arguments.steps, arguments.folder)
+    launch(train, *what, device=arguments.device, devices=arguments.devices)

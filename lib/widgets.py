@@ -1,12 +1,12 @@
-"""A head that turns under sliders, in JupyterLab.
+"""What moves under sliders, in JupyterLab: a head that turns, and any figure that depends on numbers.
 
-A saved notebook shows no live widget, so every viewer has a still picture of itself: `Viewer.static()`.
+A saved notebook shows no live widget, so each can give a still picture of itself.
 """
 
 import html
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import ipywidgets
 import numpy as np
@@ -79,10 +79,62 @@ class Viewer(ipywidgets.VBox):
         try:
             self.update()
         except Exception as error:
-            # Jupyter sends what a callback raises to a log that nobody has open; say it where the eyes are.
-            message = html.escape(f"{type(error).__name__}: {error}")
-            self.status.value = f'<span style="color: #c0392b">{message}</span>'
+            self.status.value = _told(error)
             raise
+
+
+class Explorer(ipywidgets.VBox):
+    """A figure under sliders: `draw(**values)` gives the figure, each slider one of its arguments.
+
+    sliders: name of the argument -> (start, least, greatest, step); whole numbers make a slider of whole numbers.
+    `drawn` counts the figures; `status` says what went wrong with the last, if anything did.
+    """
+
+    def __init__(
+        self, draw: Callable[..., Picture], sliders: Mapping[str, tuple[float, float, float, float]]
+    ):
+        if not sliders:
+            raise ValueError("an explorer needs at least one slider: name=(start, least, greatest, step)")
+        self._draw, self.drawn = draw, 0
+        self.sliders = {name: _slider(name, *numbers) for name, numbers in sliders.items()}
+        self.picture = ipywidgets.Image(format="png").add_class("explorer-picture")
+        self.picture.layout.max_width = "100%"
+        self.status = ipywidgets.HTML().add_class("explorer-status")
+        super().__init__([*self.sliders.values(), self.picture, self.status], _dom_classes=("explorer",))
+        for slider in self.sliders.values():
+            slider.observe(self._on_move, names="value")
+        self.update()
+
+    def static(self) -> Picture:
+        """The figure as the sliders stand."""
+        return self._draw(**{name: slider.value for name, slider in self.sliders.items()})
+
+    def update(self) -> None:
+        """Draw the figure anew."""
+        self.picture.value = self.static()._repr_png_()
+        self.status.value = ""
+        self.drawn += 1
+
+    def _on_move(self, _change: object) -> None:
+        try:
+            self.update()
+        except Exception as error:
+            self.status.value = _told(error)
+            raise
+
+
+def _told(error: Exception) -> str:
+    """An error where the eyes are: Jupyter sends what a callback raises to a log that nobody has open."""
+    message = html.escape(f"{type(error).__name__}: {error}")
+    return f'<span style="color: #c0392b">{message}</span>'
+
+
+def _slider(name: str, start: float, least: float, greatest: float, step: float) -> ipywidgets.Widget:
+    whole = all(isinstance(number, int) for number in (start, least, greatest, step))
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    slider = kind(value=start, min=least, max=greatest, step=step, description=name.replace("_", " "))
+    slider.layout.width, slider.style.description_width = "480px", "9em"
+    return slider.add_class(f"explorer-{name}")
 
 
 def _angle_slider(name: str, limit: float, width: int) -> ipywidgets.FloatSlider:

@@ -36,15 +36,23 @@ class AnalyticGenerator:
         """Raw density and colour: red grows to +x, green upward, blue to the viewer."""
         return self.sharpness * self.inside(points), 0.5 + points
 
-    def render(self, planes: Tensor, w_plus: Tensor, camera: Camera, **_) -> Rendering:
-        size = self.resolution // 2
+    def render(
+        self,
+        planes: Tensor,
+        w_plus: Tensor,
+        camera: Camera,
+        neural_resolution: int | None = None,
+        settings: RenderingSettings | None = None,
+        **_,
+    ) -> Rendering:
+        size = self.resolution // 2 if neural_resolution is None else neural_resolution
         origins, directions = camera.rays(size)
-        rays = render_rays(self.field, origins, directions, self.config.rendering)
+        rays = render_rays(self.field, origins, directions, settings or self.config.rendering)
         features, depth, alpha = (
             x.reshape(len(camera), size, size, -1).permute(0, 3, 1, 2)
             for x in (rays.features, rays.depth, rays.alpha)
         )
-        image = torch.nn.functional.interpolate(features, scale_factor=2, mode="bilinear")
+        image = torch.nn.functional.interpolate(features, size=self.resolution, mode="bilinear")
         return Rendering(image, features, depth, features, alpha)
 
 
@@ -58,8 +66,8 @@ class AnalyticHead:
     def planes(self) -> Tensor:
         return self.w_plus.new_zeros(1, 3, 1, 2, 2)
 
-    def render(self, camera: Camera) -> Rendering:
-        return self.generator.render(self.planes(), self.w_plus, camera)
+    def render(self, camera: Camera, **options) -> Rendering:
+        return self.generator.render(self.planes(), self.w_plus, camera, **options)
 
     def density(self, points: Tensor) -> Tensor:
         return self.generator.field(points)[0]

@@ -2,6 +2,7 @@
 
 import json
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,10 @@ from lib.cameras import orbit
 from lib.generators import save_generator
 from lib.images import save_image
 from lib.inversion import Inversion, objective
-from lib.inversion.__main__ import is_done, main, read_label, replacing_folder
+from lib.inversion.__main__ import METHODS, SETTINGS_OF_EXPORTS, is_done, main, read_label, replacing_folder
+from lib.media import EXPORTS, depth_along_axis, load_depth
+from lib.meshes import shape_view
+from lib.voxels import load_mrc
 from tests.tiny_generator import RandomFeatures, tiny_generator
 
 LABEL = orbit(0.2, 0.1).label()[0]
@@ -107,10 +111,76 @@ def test_one_bad_photo_does_not_stop_the_others(work, capsys):
 
 
 def test_a_failure_leaves_nothing_half_written(work, monkeypatch, capsys):
-    monkeypatch.setattr("lib.inversion.__main__.save_glb", lambda *_: 1 / 0)
+    monkeypatch.setattr("lib.inversion.__main__.write_pictures", lambda *_: 1 / 0)
     assert main(arguments("crop.png")) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert list((work / "out").iterdir()) == []
+
+
+# ----------------------------------------------------------------------- exports
+def test_exports_are_those_that_are_named(work):
+    assert main(arguments("crop.png", export="ply,points, normals", grid=16)) == 0
+    without = {"inversion.png", "inversion.safetensors", "report.json", "target.png", "views.png"}
+    assert names(work) == without | {"mesh.ply", "points.ply", "normals.png"}
+    exports = json.loads((work / "out" / "crop" / "report.json").read_text())["exports"]
+    assert exports == {
+        "ply": {"settings": {"grid": 16, "level": None}, "files": ["mesh.ply"]},
+        "points": {"settings": {}, "files": ["points.ply"]},
+        "normals": {"settings": {}, "files": ["normals.png"]},
+    }
+    assert main(arguments("crop.png", export="", out="bare")) == 0
+    assert {path.name for path in (work / "bare" / "crop").iterdir()} == without
+
+
+def names(work) -> set[str]:
+    return {path.name for path in (work / "out" / "crop").iterdir()}
+
+
+def test_exports_are_added_without_another_inversion(work, monkeypatch, capsys):
+    assert main(arguments("crop.png", export="ply", grid=16)) == 0
+    written = (work / "out" / "crop" / "mesh.ply").stat().st_mtime_ns
+    monkeypatch.setitem(METHODS, "w", None)  # which cannot be called
+    assert main(arguments("crop.png", export="ply,depth,obj", grid=16)) == 0
+    assert "has depth, obj now" in capsys.readouterr().out
+    assert {"mesh.ply", "mesh.obj", "depth.png", "depth_colours.png"} < names(work)
+    assert (work / "out" / "crop" / "mesh.ply").stat().st_mtime_ns == written
+    assert main(arguments("crop.png", export="depth", grid=24)) == 0
+    assert "skipped" in capsys.readouterr().out
+    exports = json.loads((work / "out" / "crop" / "report.json").read_text())["exports"]
+    assert list(exports) == ["ply", "depth", "obj"]
+
+
+def test_exports_are_redone_when_they_are_asked_for_otherwise(work, capsys):
+    assert main(arguments("crop.png", export="voxels", grid=16)) == 0
+    assert load_mrc(work / "out" / "crop" / "voxels.mrc").shape == (16, 16, 16)
+    assert main(arguments("crop.png", export="voxels", grid=20)) == 0
+    assert load_mrc(work / "out" / "crop" / "voxels.mrc").shape == (20, 20, 20)
+    assert "has voxels now" in capsys.readouterr().out
+
+
+def test_a_failed_export_keeps_the_inversion_and_is_made_up_for(work, capsys):
+    assert main(arguments("crop.png", export="depth,ply", grid=16, level=1e9)) == 1
+    assert "error: no surface at density 1e+09" in capsys.readouterr().err
+    assert "inversion.safetensors" in names(work) and "mesh.ply" not in names(work)
+    assert main(arguments("crop.png", export="depth,ply", grid=16)) == 0
+    assert "crop has depth, ply now" in capsys.readouterr().out
+    assert {"depth.png", "mesh.ply"} < names(work)
+
+
+def test_maps_are_seen_from_the_camera_of_the_photo(work):
+    assert main(arguments("crop.png", export="depth")) == 0
+    inversion = Inversion.load(work / "out" / "crop" / "inversion.safetensors")
+    view = shape_view(inversion, inversion.camera)
+    expected = depth_along_axis(inversion.camera, view.depth)
+    found = load_depth(work / "out" / "crop" / "depth.png")
+    assert (found - expected)[~found.isnan()].abs().max() < 1e-4
+
+
+def test_video_shows_what_is_asked_beside(work):
+    assert main(arguments("crop.png", export="video", beside="normals")) == 0
+    reader = imageio_ffmpeg.read_frames(str(work / "out" / "crop" / "orbit.mp4"))
+    assert next(reader)["size"] == (512, 256)
+    reader.close()
 
 
 @pytest.mark.parametrize(
@@ -134,6 +204,27 @@ def test_options_that_contradict_are_refused(work, capsys):
     assert "--pivot-steps belongs to pti" in capsys.readouterr().err
     assert main(arguments()) == 1
     assert "no photo" in capsys.readouterr().err
+    for wrong, message in (
+        ({"export": "glb,stl"}, "--export does not know stl; it knows glb, ply"),
+        ({"beside": "alpha"}, "--beside does not know alpha; it knows depth, normals"),
+        ({"export": "glb", "beside": "depth"}, "--beside belongs to the video"),
+        ({"grid": 4}, "--grid needs at least 16"),
+    ):
+        assert main(arguments("crop.png", **wrong)) == 1
+        assert message in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_help_names_every_export(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    option, description = said.split("--export")[-1], said.split("--export")[0] + said.split("--export")[1]
+    assert not [name for name in EXPORTS if name not in option or name not in description]
+
+
+def test_every_export_has_its_settings():
+    assert SETTINGS_OF_EXPORTS.keys() == set(EXPORTS)
 
 
 def test_labels_in_every_form(work):

@@ -402,6 +402,8 @@ def test_dataset_json(tmp_path):
         ({"labels": [["a.png", [0.0] * 25]]}, "camera label 0"),
         ({"labels": [1, 2]}, "each label"),
         ({"labels": [["a.png", None]]}, "each label"),
+        ({"labels": [["a.png", [0.0] * 25], ["b.png", [0.0] * 24]]}, "each label"),
+        ({"labels": [["a.png", [0.0] * 25, "extra"]]}, "each label"),
     ],
 )
 def test_other_json_is_refused_with_a_reason(tmp_path, content, says):
@@ -410,6 +412,16 @@ def test_other_json_is_refused_with_a_reason(tmp_path, content, says):
     with pytest.raises(ValueError, match=says) as error:
         faces.labels_from_dataset_json(path)
     assert str(path) in str(error.value)
+
+
+def test_every_label_of_a_file_is_checked(tmp_path):
+    """Also one far behind the first, which a slip of a script may have left in pixels."""
+    labels = cameras.orbit(torch.linspace(-0.5, 0.5, 200), 0.1).label().tolist()
+    labels[177][16] *= 512
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": [[f"{i}.png", label] for i, label in enumerate(labels)]}))
+    with pytest.raises(ValueError, match=r"dataset\.json: camera label 177 of 200.*pixels"):
+        faces.labels_from_dataset_json(path)
 
 
 def test_no_json_at_all(tmp_path):

@@ -28,6 +28,8 @@ ORDER = [
     "losses",
     "warping",
     "meshes",
+    "voxels",
+    "media",
     "datasets",
     "inversion",
     "encoders",
@@ -36,7 +38,10 @@ ORDER = [
     "editing",
     "metrics",
     "evaluation",
+    "augmentation",
+    "adversarial",
     "figures",
+    "drawings",
     "widgets",
     "runs",
     "model_cards",
@@ -48,6 +53,7 @@ IMPORTED_AS = {
     "IPython": "ipython",
     "yaml": "pyyaml",
     "imageio_ffmpeg": "imageio-ffmpeg",
+    "lightning_fabric": "lightning-fabric",
 }
 # Started by other programs, or imported only where they are installed.
 STARTED = {"jupyterlab", "ipykernel", "nbval", "nbstripout", "ruff", "playwright"}

@@ -3,7 +3,17 @@ import math
 import pytest
 import torch
 
-from lib.losses import l1_loss, l2_loss, masked_depth_loss, noise_regulariser, recentre_noise
+from lib.losses import (
+    density_loss,
+    discriminator_loss,
+    generator_loss,
+    l1_loss,
+    l2_loss,
+    masked_depth_loss,
+    noise_regulariser,
+    r1_loss,
+    recentre_noise,
+)
 from tests.tiny_generator import RandomFeatures
 
 
@@ -42,6 +52,58 @@ def test_depth_loss_of_nothing_known_is_zero():
     loss.backward()
     assert loss.item() == 0
     assert depth.grad.eq(0).all()
+
+
+# ----------------------------------------------------------------------- adversarial
+SCORES = torch.tensor([-30.0, -1.0, 0.0, 2.0, 30.0], dtype=torch.float64)
+
+
+def test_adversarial_losses_are_cross_entropies_of_the_scores():
+    for score, loss in zip(SCORES[1:4].tolist(), generator_loss(SCORES)[1:4].tolist(), strict=True):
+        assert loss == pytest.approx(-math.log(1 / (1 + math.exp(-score))))
+    real, fake = SCORES[1:4], SCORES[1:4].flip(0)
+    for r, f, loss in zip(real.tolist(), fake.tolist(), discriminator_loss(real, fake).tolist(), strict=True):
+        expected = -math.log(1 / (1 + math.exp(-r))) - math.log(1 - 1 / (1 + math.exp(-f)))
+        assert loss == pytest.approx(expected)
+
+
+def test_adversarial_losses_pull_where_they_should():
+    """The gradient of the generator's does not vanish where the discriminator is sure that it lies."""
+    scores = SCORES.clone().requires_grad_()
+    (pull,) = torch.autograd.grad(generator_loss(scores).sum(), scores)
+    assert pull.tolist() == pytest.approx((torch.sigmoid(SCORES) - 1).tolist())
+    assert pull[0] < -0.99
+    real, fake = SCORES.clone().requires_grad_(), SCORES.clone().requires_grad_()
+    up, down = torch.autograd.grad(discriminator_loss(real, fake).sum(), (real, fake))
+    assert (up < 0).all()
+    assert (down > 0).all()
+
+
+def test_r1_of_a_quadratic_score():
+    """Of sum(a x^2) + sum(b y) the gradients are 2 a x and b."""
+    a, b = images(0).double(), images(1, size=3).double()
+    x, y = images(2).double().requires_grad_(), images(3, size=3).double().requires_grad_()
+    score = (a * x.square()).sum(dim=(1, 2, 3)) + (b * y).sum(dim=(1, 2, 3))
+    expected = (2 * a * x).square().sum(dim=(1, 2, 3)) + b.square().sum(dim=(1, 2, 3))
+    assert torch.allclose(r1_loss(score, [x, y]), expected)
+
+
+def test_r1_has_a_gradient_for_what_makes_the_score():
+    weight = torch.tensor([1.5, -0.5], dtype=torch.float64, requires_grad=True)
+
+    def penalty(weight: torch.Tensor) -> torch.Tensor:
+        x = torch.tensor([[0.3, -0.7], [1.1, 0.2]], dtype=torch.float64).requires_grad_()
+        return r1_loss(torch.tanh(x * weight).sum(dim=1), [x]).sum()
+
+    assert torch.autograd.gradcheck(penalty, weight)
+
+
+def test_density_loss_is_the_mean_difference_of_the_pairs():
+    density = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    loss = density_loss(density, torch.tensor([[3.0, 1.0], [0.0, -1.0]]))
+    assert loss.tolist() == [1.5, 0.5]
+    loss.sum().backward()
+    assert density.grad.tolist() == [[-0.5, 0.5], [0.0, 0.5]]
 
 
 # ----------------------------------------------------------------------- noise

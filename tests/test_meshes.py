@@ -3,7 +3,6 @@
 import json
 import struct
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -12,14 +11,18 @@ from analytic_head import BUMP_RADIUS, CENTRE, EAR, NOSE, RADIUS, AnalyticGenera
 
 from lib import meshes
 from lib.cameras import Camera
+from lib.generators import EG3DConfig, RenderingSettings
 from lib.meshes import (
     COLOUR_VIEWS,
     density_grid,
-    ellipse,
     extract_mesh,
     linear_bytes,
-    save_glb,
-    save_orbit_video,
+    normals_from_depth,
+    point_cloud,
+    save_mesh,
+    save_points,
+    seen_points,
+    shape_view,
     surface_level,
     surface_of,
     view_of,
@@ -221,7 +224,95 @@ def test_mesh_out_of_sight_is_an_error(head):
         meshes.vertex_colours(head, far, 0.03)
 
 
-# -------------------------------------------------------------------- GLB
+# -------------------------------------------------------------------- points and normals
+def test_seen_points_are_in_their_pixels_at_their_depth(head):
+    cameras = view_of(head, torch.tensor([0.3, -0.4]), torch.tensor([0.1, -0.2]))
+    depth = 2 + torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+    points = seen_points(cameras, depth)
+    uv, depth_z = cameras.project(points)
+    assert torch.allclose(uv[1].reshape(7, 7, 2)[2, 5], torch.tensor([5.5 / 7, 2.5 / 7]), atol=1e-5)
+    assert torch.allclose(depth_z, (depth * cameras.ray_cosines(7)).flatten(1), atol=1e-5)
+    assert torch.allclose((points - cameras.position[:, None]).norm(dim=-1), depth.flatten(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("normal", [(0.0, 0.0, 1.0), (0.5, 0.2, 0.8), (-0.3, -0.6, 0.7)])
+@pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.4, 0.3)])
+def test_normals_of_a_plane_are_its_own_up_to_the_border(head, normal, yaw, pitch):
+    camera = view_of(head, yaw, pitch)
+    normal = torch.nn.functional.normalize(torch.tensor(normal), dim=0)
+    origins, directions = camera.rays(9)
+    depth = ((torch.tensor([0.02, 0.01, 0.1]) - origins) @ normal) / (directions @ normal)
+    found = normals_from_depth(camera, depth.reshape(1, 1, 9, 9))
+    assert torch.allclose(found, normal[:, None, None].expand(3, 9, 9), atol=2e-4)
+
+
+def test_normals_of_a_ball_point_away_from_its_centre(head):
+    camera, centre, radius = view_of(head, -0.3, 0.2), torch.tensor([0.05, -0.02, 0.0]), 0.5
+    origins, directions = camera.rays(64)
+    towards = ((centre - origins) * directions).sum(dim=-1)
+    depth = towards - (radius**2 - (centre - origins).square().sum(dim=-1) + towards**2).sqrt()
+    found = normals_from_depth(camera, depth.reshape(1, 1, 64, 64))[0]
+    expected = (origins + directions * depth[..., None] - centre)[0] / radius
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    assert (found - expected.T.reshape(3, 64, 64))[inner].abs().max() < 4e-3  # of second order in the pixel
+
+
+@pytest.mark.parametrize("samples", [48, 192])
+def test_points_lie_on_the_surface_in_its_colours(samples):
+    """As well as the renderer knows it: its depth is sharp to about one interval of the coarse pass."""
+    settings = RenderingSettings(samples, samples)
+    generator = AnalyticGenerator(1e6, EG3DConfig.embedded(rendering=settings))
+    cloud = point_cloud(AnalyticHead(generator), views=((0.0, 0.0), (0.5, 0.0)), extents=WHOLE)
+    points, colours = np.asarray(cloud.vertices), np.asarray(cloud.colors)[:, :3] / 255
+    off = generator.inside(torch.tensor(points)).abs().numpy()
+    interval = (settings.ray_end - settings.ray_start) / (samples - 1)
+    assert len(points) > 10_000
+    assert np.median(off) < 0.6 * interval and np.quantile(off, 0.9) < 1.5 * interval
+    error = np.abs(colours - (0.5 + points)).max(axis=1)
+    assert np.quantile(error, 0.9) < 1.5 * interval + 0.01
+
+
+def test_points_keep_the_ear_on_its_side(head):
+    points = np.asarray(point_cloud(head, extents=WHOLE).vertices)
+    assert points[:, 0].max() == pytest.approx(EAR[0] + BUMP_RADIUS, abs=0.05)  # seen aslant only
+    assert points[:, 0].min() == pytest.approx(CENTRE[0] - RADIUS, abs=0.05)
+    assert points[:, 2].max() == pytest.approx(NOSE[2] + BUMP_RADIUS, abs=0.03)
+    assert points[:, 2].min() > -0.2  # nobody saw the back
+
+
+def test_more_views_see_more_of_the_head(head):
+    """From the front alone nothing is seen of the side of the ear."""
+    front, sides = (np.asarray(point_cloud(head, views).vertices) for views in (((0.0, 0.0),), COLOUR_VIEWS))
+    assert sides[:, 2].min() < front[:, 2].min() - 0.05
+    assert len(sides) > 3 * len(front)
+
+
+def test_points_stay_within_their_extents(head):
+    points = np.asarray(point_cloud(head, extents=(0.2, 0.1, 0.15)).vertices)
+    assert np.allclose(np.abs(points).max(axis=0), [0.2, 0.1, 0.15], atol=0.01)
+    assert (np.abs(points) <= [0.2, 0.1, 0.15]).all()
+
+
+def test_points_keep_away_from_edges(head):
+    """From the front, the ball turns away from the camera towards its rim, which lies further back."""
+    front = ((0.0, 0.0),)
+    lowest = [
+        np.asarray(point_cloud(head, front, WHOLE, least_slant=s).vertices)[:, 2].min() for s in (0.2, 0.9)
+    ]
+    assert lowest[0] < CENTRE[2] + 0.5 * RADIUS < CENTRE[2] + 0.75 * RADIUS < lowest[1]
+
+
+def test_points_of_nothing_are_an_error(head):
+    with pytest.raises(ValueError, match="no pixel of 1 views sees a surface"):
+        point_cloud(head, views=((0.0, 0.0),), extents=(0.01, 0.01, 0.01))
+
+
+def test_shape_is_taken_with_more_rays_than_a_small_picture(head):
+    camera = view_of(head, 0.2)
+    assert shape_view(head, camera).depth.shape[-1] == 128 > head.render(camera).depth.shape[-1]
+
+
+# -------------------------------------------------------------------- files
 def glb_tree(path) -> dict:
     content = path.read_bytes()
     magic, version, total, length, kind = struct.unpack("<4sIII4s", content[:20])
@@ -229,16 +320,24 @@ def glb_tree(path) -> dict:
     return json.loads(content[20 : 20 + length])
 
 
-def test_glb_keeps_shape_units_and_orientation(mesh, tmp_path):
-    path = save_glb(mesh, tmp_path / "new folder" / "head.glb")
+@pytest.mark.parametrize("suffix", [".glb", ".ply", ".obj", ".PLY"])
+def test_files_keep_shape_units_and_orientation(mesh, tmp_path, suffix):
+    path = save_mesh(mesh, tmp_path / "new folder" / f"head{suffix}")
     loaded = trimesh.load(path, force="mesh", process=False)
-    assert np.allclose(loaded.bounds, mesh.bounds, atol=1e-6)
+    assert np.allclose(loaded.vertices, mesh.vertices, atol=1e-6)
+    assert np.array_equal(loaded.faces, mesh.faces)
     assert loaded.volume == pytest.approx(mesh.volume, rel=1e-5)
-    assert [p.name for p in path.parent.iterdir()] == ["head.glb"]
+    assert [p.name for p in path.parent.iterdir()] == [f"head{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj"])
+def test_ply_and_obj_hold_the_colours_as_they_are(mesh, tmp_path, suffix):
+    loaded = trimesh.load(save_mesh(mesh, tmp_path / f"head{suffix}"), process=False)
+    assert np.array_equal(loaded.visual.vertex_colors, mesh.visual.vertex_colors)
 
 
 def test_glb_is_unlit_and_holds_linear_colours(mesh, tmp_path):
-    tree = glb_tree(save_glb(mesh, tmp_path / "head.glb"))
+    tree = glb_tree(save_mesh(mesh, tmp_path / "head.glb"))
     primitive = tree["meshes"][0]["primitives"][0]
     assert tree["extensionsUsed"] == ["KHR_materials_unlit"]
     assert "KHR_materials_unlit" in tree["materials"][primitive["material"]]["extensions"]
@@ -247,67 +346,27 @@ def test_glb_is_unlit_and_holds_linear_colours(mesh, tmp_path):
     assert brightest[:3] == expected.tolist()
 
 
+@pytest.mark.parametrize("suffix", [".glb", ".ply", ".obj"])
+def test_files_do_not_depend_on_what_was_asked_of_the_mesh_before(mesh, tmp_path, suffix):
+    first = save_mesh(mesh.copy(), tmp_path / f"first{suffix}").read_bytes()
+    asked = mesh.copy()
+    assert asked.vertex_normals.shape == asked.vertices.shape  # which trimesh would write, once it knows them
+    assert save_mesh(asked, tmp_path / f"second{suffix}").read_bytes() == first
+
+
+def test_points_come_back_from_their_file(head, tmp_path):
+    cloud = point_cloud(head, views=((0.1, 0.0),))
+    loaded = trimesh.load(save_points(cloud, tmp_path / "points.ply"))
+    assert np.allclose(loaded.vertices, cloud.vertices, atol=1e-6)
+    assert np.array_equal(loaded.colors, cloud.colors)
+
+
 def test_linear_bytes_follow_the_standard():
     assert linear_bytes(np.array([0, 5, 128, 188, 255])).tolist() == [0, 0, 55, 128, 255]
 
 
-def test_other_suffixes_are_refused(mesh, head, tmp_path):
-    with pytest.raises(ValueError, match=r"ends in \.glb; got 'head\.ply'"):
-        save_glb(mesh, tmp_path / "head.ply")
-    with pytest.raises(ValueError, match=r"ends in \.mp4"):
-        save_orbit_video(head, tmp_path / "head.gif")
-
-
-# -------------------------------------------------------------------- video
-def frames_of(path) -> tuple[dict, np.ndarray]:
-    reader = imageio_ffmpeg.read_frames(str(path))
-    facts = next(reader)
-    width, height = facts["size"]
-    return facts, np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
-
-
-def test_orbit_is_closed_and_its_steps_are_even():
-    yaw, pitch = ellipse(40, 0.5, 0.2)
-    steps = torch.hypot((yaw.roll(-1) - yaw) / 0.5, (pitch.roll(-1) - pitch) / 0.2)
-    assert torch.allclose(
-        steps, steps.mean().expand(40), rtol=1e-4
-    )  # also the step from the last to the first
-    assert yaw.max().item() == pytest.approx(0.5)
-    assert pitch.min().item() == pytest.approx(-0.2)
-
-
-def test_video_plays_in_browsers_and_shows_the_orbit(head, tmp_path):
-    path = save_orbit_video(head, tmp_path / "orbit.mp4", frames=8, fps=25, yaw_amplitude=0.6)
-    facts, frames = frames_of(path)
-    assert (facts["codec"], facts["fps"], facts["size"]) == ("h264", 25, (256, 256))
-    assert facts["pix_fmt"].startswith("yuv420p(")
-    assert len(frames) == 8
-    view = head.render(view_of(head, 0.6, 0.0)).image  # a quarter of the way round
-    expected = meshes.to_bytes(
-        torch.nn.functional.interpolate(view, 256, mode="bicubic")[0].permute(1, 2, 0).numpy()
-    )
-    errors = [np.abs(frame.astype(int) - expected).mean() for frame in frames]
-    assert np.argmin(errors) == 2
-    assert errors[2] < 3
-
-
-def test_failed_video_leaves_the_old_one(head, tmp_path):
-    path = tmp_path / "orbit.mp4"
-    path.write_bytes(b"old")
-
-    class Broken(AnalyticHead):
-        def render(self, camera):
-            raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        save_orbit_video(Broken(), path, frames=2)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["orbit.mp4"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"), [({"size": 255}, "must be even"), ({"frames": 0}, "at least one frame")]
-)
-def test_impossible_videos_are_refused(head, tmp_path, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        save_orbit_video(head, tmp_path / "orbit.mp4", **wrong)
+def test_other_suffixes_are_refused(mesh, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.glb or \.ply or \.obj; got 'head\.stl'"):
+        save_mesh(mesh, tmp_path / "head.stl")
+    with pytest.raises(ValueError, match=r"ends in \.ply; got 'points\.xyz'"):
+        save_points(trimesh.PointCloud([[0, 0, 0]]), tmp_path / "points.xyz")

@@ -10,6 +10,7 @@ from lib import paths, prior
 from lib.datasets import Plan, Portraits
 from lib.generators import EG3D, load_generator, read_metadata
 from lib.prior import Batches, Distillation, distillation_losses, initialise_mapping, parameter_groups
+from lib.training import Processes
 from tests.tiny_generator import TINY, RandomFeatures
 from tests.tiny_portraits import portrait_generator, rendered_portraits
 
@@ -98,6 +99,23 @@ def test_a_person_of_whom_one_view_is_left_is_a_single_portrait(portraits):
     batches = Batches(portraits[left], SMALL)
     assert len(batches.people) == 5
     assert 0 in batches.singles
+
+
+def test_processes_share_a_batch(portraits):
+    """What two processes render together is what one would; codes and conditioning cameras stay with them."""
+    whole, shares = Processes(), [Processes(), Processes()]
+    for rank, process in enumerate(shares):
+        process.rank, process.count = rank, 2
+    even = Batches(portraits, dataclasses.replace(SMALL, people=4, singles=2))
+
+    def triples(processes: Processes) -> set:
+        rows, conditioning, code = even.draw(5, processes)
+        return {(int(row), int(conditioning[one])) for row, one in zip(rows, code, strict=True)}
+
+    parts = [triples(process) for process in shares]
+    assert parts[0] | parts[1] == triples(whole)
+    assert not parts[0] & parts[1]
+    assert len(parts[0]) == len(parts[1]) == 5
 
 
 # ----------------------------------------------------------------------- losses

@@ -1,13 +1,25 @@
 import copy
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lib.training import Schedule, fit, save_atomically, update_average
+from lib.generators.discriminators import minibatch_deviation
+from lib.training import (
+    Phase,
+    Processes,
+    Schedule,
+    fit,
+    frozen,
+    launch,
+    mend_gradients,
+    save_whole,
+    update_average,
+)
 
 # ----------------------------------------------------------------------- schedule
 
@@ -61,6 +73,12 @@ def test_half_life_grows_with_the_steps_to_its_limit(step, half_life):
     assert average.weight.item() == pytest.approx(1 - 0.5 ** (1 / half_life))
 
 
+def test_without_a_ramp_the_half_life_is_whole_from_the_start():
+    average = Scalar(0.0)
+    update_average(average, Scalar(1.0), step=0, half_life=12.5, ramp=None)
+    assert average.weight.item() == pytest.approx(1 - 0.5 ** (1 / 12.5))
+
+
 def test_buffers_of_the_average_are_the_models():
     average = Scalar(0.0)
     update_average(average, Scalar(3.0), step=10_000, half_life=100)
@@ -108,7 +126,8 @@ def run(folder: Path, losses=step_losses, steps: int = 20, **settings) -> tuple[
     groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.03}]
     schedule = Schedule(steps, warm_up=4, decay_fraction=0.5)
     settings = {"checkpoint_every": 6, "log_every": 2, "average_half_life": 5} | settings
-    average = fit(model, losses, torch.optim.Adam(groups), schedule, folder, **settings)
+    phase = Phase(lambda step: losses(model, step), torch.optim.Adam(groups))
+    average = fit(model, [phase], schedule, folder, **settings)
     return model, average
 
 
@@ -179,7 +198,7 @@ def test_checkpoints_hand_out_the_average_on_time_and_at_the_end(tmp_path):
 
 def test_a_checkpoint_that_was_interrupted_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
-    save_atomically({"step": 1}, path)
+    save_whole({"step": 1}, path)
 
     def half(state, file):
         Path(file).write_bytes(b"half")
@@ -187,7 +206,7 @@ def test_a_checkpoint_that_was_interrupted_leaves_the_one_before(tmp_path, monke
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(Killed):
-        save_atomically({"step": 2}, path)
+        save_whole({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 
@@ -230,3 +249,141 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
         run(tmp_path, killed_at(5))
     run(tmp_path)
     assert [row["step"] for row in rows(tmp_path)] == list(range(2, 21, 2))
+
+
+def test_a_row_that_was_begun_before_the_checkpoint_is_finished_after_it(tmp_path):
+    """Checkpoints every 6 steps, rows every 4: the row of step 8 has two steps from before."""
+    settings = {"log_every": 4, "checkpoint_every": 6, "steps": 8}
+    run(tmp_path / "whole", **settings)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", killed_at(7), **settings)
+    run(tmp_path / "killed", **settings)
+    last = [rows(tmp_path / name)[-1] | {"seconds": 0} for name in ("whole", "killed")]
+    assert last[0] == last[1]
+
+
+# ----------------------------------------------------------------------- phases
+
+
+class Pair(nn.Module):
+    """Two players of one weight each."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+
+def pair_phases(pair: Pair, seen: list) -> list[Phase]:
+    """The one is pulled up, and down at every third step; the other is pulled to the one, from step 2 on."""
+    up, follow = torch.optim.SGD(pair.one.parameters(), 1.0), torch.optim.SGD(pair.other.parameters(), 0.5)
+
+    def losses(name: str, value) -> dict[str, Tensor]:
+        seen.append((name, pair.one.weight.requires_grad, pair.other.weight.requires_grad))
+        return {name: value, f"{name}_seen": torch.tensor(2.0)}
+
+    def distance() -> Tensor:
+        return (pair.other.weight - pair.one.weight).square().sum() / 2
+
+    return [
+        Phase(lambda step: losses("up", -pair.one.weight.sum()), up),
+        Phase(lambda step: losses("down", 10 * pair.one.weight.sum()), up, every=3),
+        Phase(lambda step: losses("follow", distance()), follow, first=2),
+    ]
+
+
+def run_pair(folder: Path, steps: int) -> tuple[Pair, list]:
+    pair, seen = Pair(), []
+    with torch.no_grad():
+        pair.one.weight.zero_()
+        pair.other.weight.zero_()
+    fit(pair, pair_phases(pair, seen), Schedule(steps, 1, 0.0), folder, averaged=pair.other, log_every=4)
+    return pair, seen
+
+
+def test_phases_are_taken_in_order_when_they_are_due(tmp_path):
+    pair, seen = run_pair(tmp_path, 4)
+    names = [name for name, *_ in seen]
+    assert names == ["up", "down", "up", "up", "follow", "up", "down", "follow"]
+    # after the steps: -9, -8, -7 (the other: -3.5), -16 (the other: -3.5 + (-16 + 3.5) / 2)
+    assert pair.one.weight.item() == -16
+    assert pair.other.weight.item() == -9.75
+
+
+def test_parameters_of_other_optimisers_are_frozen_during_a_phase(tmp_path):
+    pair, seen = run_pair(tmp_path, 4)
+    assert {tuple(flags) for name, *flags in seen if name != "follow"} == {(True, False)}
+    assert {tuple(flags) for name, *flags in seen if name == "follow"} == {(False, True)}
+    assert all(parameter.requires_grad for parameter in pair.parameters())
+
+
+def test_values_of_rare_phases_are_means_over_their_own_steps(tmp_path):
+    run_pair(tmp_path, 4)
+    (row,) = rows(tmp_path)
+    assert row["up"] == pytest.approx((0 + 9 + 8 + 7) / 4)
+    assert row["down"] == pytest.approx(10 * (1 - 6) / 2)
+    assert row["follow_seen"] == 2
+
+
+def test_the_average_may_be_of_a_part(tmp_path):
+    pair, _ = run_pair(tmp_path, 4)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(state["average"]) == {"weight"}
+    assert state["average"]["weight"].item() > pair.other.weight.item()
+
+
+def test_a_checkpoint_of_another_kind_of_run_is_refused(tmp_path):
+    run(tmp_path, steps=2)
+    with pytest.raises(ValueError, match="of a run with other optimisers than these 2: move its folder"):
+        run_pair(tmp_path, 4)
+
+
+def test_frozen_restores_what_was_free_and_leaves_what_was_not():
+    free, fixed = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)
+    with pytest.raises(Killed), frozen([free, fixed]):
+        assert not free.requires_grad
+        raise Killed
+    assert free.requires_grad
+    assert not fixed.requires_grad
+
+
+def test_mended_gradients_are_finite():
+    parameter, without = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.tensor([math.nan, math.inf, -math.inf, 3.0])
+    mend_gradients([parameter, without])
+    assert parameter.grad.tolist() == [0, 1e5, -1e5, 3]
+
+
+# ----------------------------------------------------------------------- processes
+
+
+def processes(rank: int, count: int) -> Processes:
+    some = Processes()
+    some.rank, some.count = rank, count
+    return some
+
+
+def test_shares_are_a_partition_in_strides():
+    shares = [processes(rank, 3).share(list(range(6))) for rank in range(3)]
+    assert shares == [[0, 3], [1, 4], [2, 5]]
+    with pytest.raises(ValueError, match="a batch of 7 cannot be shared evenly by 3 processes"):
+        processes(0, 3).share(list(range(7)))
+
+
+def test_groups_of_the_minibatch_deviation_survive_sharing():
+    x = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole = minibatch_deviation(x, 4)
+    for rank in range(2):
+        share = processes(rank, 2).share
+        assert torch.allclose(minibatch_deviation(share(x), 4), share(whole))
+
+
+def test_alone_means_are_what_they_are_of():
+    value = torch.randn(3)
+    assert Processes().mean(value) is value
+
+
+def test_one_device_starts_no_process(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # importing it would fail
+    seen = []
+    launch(lambda *arguments, processes: seen.append((arguments, processes.count)), 1, "a", device="cpu")
+    assert seen == [((1, "a"), 1)]

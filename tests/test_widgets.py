@@ -1,4 +1,4 @@
-"""The viewer: every move shows the head from there, from planes that were computed once."""
+"""The viewer shows the head from where the sliders say, the explorer the figure of their numbers."""
 
 import io
 
@@ -8,8 +8,9 @@ import torch
 from analytic_head import AnalyticGenerator, AnalyticHead
 from PIL import Image
 
+from lib.figures import Picture
 from lib.meshes import view_of
-from lib.widgets import Viewer
+from lib.widgets import Explorer, Viewer
 
 
 class CountingHead(AnalyticHead):
@@ -102,3 +103,49 @@ def test_the_still_picture_shows_all_methods(viewer):
 def test_nothing_to_view_is_an_error():
     with pytest.raises(ValueError, match="at least one inversion"):
         Viewer({})
+
+
+# -------------------------------------------------------------------- any figure under sliders
+def filled(width: int, height: float) -> Picture:
+    """A figure of which this part is black."""
+    if width == 7:
+        raise ValueError("seven <is> not drawn")
+    picture = Picture(1.0, 1.0)
+    picture.add_axes((0, 0, width / 10, height)).set(xticks=[], yticks=[], facecolor="black")
+    return picture
+
+
+@pytest.fixture
+def explorer() -> Explorer:
+    return Explorer(filled, {"width": (5, 1, 10, 1), "height": (0.5, 0.0, 1.0, 0.05)})
+
+
+def dark_share(png: bytes) -> float:
+    return float((pixels(png)[..., :3].sum(axis=2) < 3 * 128).mean())
+
+
+def test_explorer_draws_what_its_sliders_say(explorer):
+    assert dark_share(explorer.picture.value) == pytest.approx(0.25, abs=0.02)
+    explorer.sliders["width"].value = 10
+    explorer.sliders["height"].value = 0.8
+    assert dark_share(explorer.picture.value) == pytest.approx(0.8, abs=0.02)
+    assert explorer.drawn == 3
+    assert dark_share(explorer.static()._repr_png_()) == dark_share(explorer.picture.value)
+
+
+def test_explorer_keeps_whole_numbers_whole(explorer):
+    values = {name: slider.value for name, slider in explorer.sliders.items()}
+    assert {name: type(value) for name, value in values.items()} == {"width": int, "height": float}
+
+
+def test_explorer_shows_an_error_and_lives_on(explorer):
+    with pytest.raises(ValueError, match="seven"):
+        explorer.sliders["width"].value = 7
+    assert "ValueError: seven &lt;is&gt; not drawn" in explorer.status.value
+    explorer.sliders["width"].value = 8
+    assert explorer.status.value == ""
+
+
+def test_explorer_without_sliders_is_an_error():
+    with pytest.raises(ValueError, match="at least one slider"):
+        Explorer(filled, {})

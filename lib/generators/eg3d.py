@@ -187,7 +187,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 class Decoder(nn.Module):
-    """The small MLP from plane features to raw density and colour (Chan et al., 2022, sec. 4.2)."""
+    """The small MLP from plane features to raw density and colour (Chan et al., 2022, sec. 3)."""
 
     def __init__(self, channels: int, hidden: int, colours: int, lr_multiplier: float = 1.0):
         super().__init__()

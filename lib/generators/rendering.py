@@ -104,7 +104,10 @@ def project_to_planes(points: Points, axes: PlaneAxes) -> PointsOnPlanes:
 
 @checked
 def sample_planes(planes: Planes, points: Points, axes: PlaneAxes, box_warp: float) -> PointFeatures:
-    """Mean of the three planes' bilinear features at points [B, N, 3] -> [B, N, C]; zero outside the box.
+    """Mean of the three planes' bilinear features at points [B, N, 3] -> [B, N, C].
+
+    Beside a plane there are zeros. A point outside the box may lie beside some planes only: in front of it, plane
+    (x, y) goes on.
 
     Planes of batch 1 serve points of any batch.
     """

@@ -1,4 +1,4 @@
-"""Looking points up in three planes and decoding them (Chan et al., 2022, sec. 4.1 and 4.2), on any device.
+"""Looking points up in three planes and decoding them (Chan et al., 2022, sec. 3), on any device.
 
 The planes of a head become one table whose rows are texels, so that a point's three bilinear lookups are one
 weighted sum of twelve rows. Neither features nor hidden layers are kept for the backward pass: it computes them
@@ -57,7 +57,8 @@ def corners(table: PlaneTable, points: Tensor, heads: Tensor | None = None) -> t
     """Rows [N, 12] around points [N, 3] on the three planes, weights [N, 12], and positions [N, 3, 2] within a texel.
 
     The weights make the mean of three bilinear lookups. heads: which head of the table each point [N] belongs
-    to; None where there is one. Points outside the box get rows of zeros.
+    to; None where there is one. Beside a plane there are rows of zeros; but a point outside the box may lie beside
+    some planes only.
     """
     stride = table.stride
     texels = torch.addmm(points.new_tensor((table.size - 1) / 2), points, table.texels_from_point.to(points))

@@ -1,12 +1,25 @@
 """Photos in, heads that turn out, without a notebook: `python -m lib.inversion photo.jpg --out out`.
 
 Each photo gets a folder OUT/<name of the photo> with
+
     target.png, inversion.png   the aligned photo, and the head seen from its camera
     views.png                   the head from seven sides
-    orbit.mp4, mesh.glb         a video of its turn, its surface with colours
     inversion.safetensors       everything, for `lib.inversion.Inversion.load`
-    report.json                 settings, errors against the photo, versions
-A folder appears when all of it is there. What is done already is skipped.
+    report.json                 settings, errors against the photo, versions, exports
+
+and with what --export names (default: video,glb):
+
+    video     orbit.mp4: its turn; --beside depth,normals adds these at the right of the colours
+    glb       mesh.glb: its surface with vertex colours, in world units (Blender, three.js)
+    ply, obj  mesh.ply, mesh.obj: the same mesh (MeshLab)
+    points    points.ply: coloured points that five views see, in world units
+    depth     depth.png: as the photo's camera sees it, in 1/10000 of a world unit along the camera's axis,
+              0 where there is nothing; depth_colours.png: the same to look at
+    normals   normals.png: 255 (n + 1) / 2 of the normals; red is +x, green up, blue where the face looks
+    voxels    voxels.mrc, voxels.ply: density and surface as EG3D's own scripts write them, in voxels
+
+A folder appears when its inversion is whole. Exports follow; the same command with another --export adds to
+them. What is done already is skipped.
 """
 
 import hashlib
@@ -36,16 +49,23 @@ from lib.faces import (
     portrait_from_photo,
 )
 from lib.generators import EG3D, load_generator
-from lib.images import resize, save_image
+from lib.images import save_image
 from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
 from lib.inversion.objective import lpips_for
 from lib.losses import l2_loss
-from lib.meshes import extract_mesh, save_glb, save_orbit_video, view_of
+from lib.media import BESIDE, EXPORTS, MESHES, export, shown
+from lib.meshes import view_of
+from lib.paths import replacing
 
 METHODS = {"w": invert_w, "wplus": invert_wplus, "pti": invert_pti}
 VIEW_YAWS = (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
-SHOWN_SIZE = 256
-"""Pictures are written at no less than this, so that they can be looked at."""
+SMALLEST_GRID = 16
+SETTINGS_OF_EXPORTS = {
+    "video": ("beside",),
+    **dict.fromkeys((*MESHES, "voxels"), ("grid", "level")),
+    **dict.fromkeys(("points", "depth", "normals"), ()),
+}
+"""Export: the options that it depends on."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class Options:
     method: Literal["w", "wplus", "pti"] = "pti"
     """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least."""
     weights: str = "portraits64"
-    """Generator: one that ships with the study, or a .safetensors file."""
+    """Generator: one that ships with the study, or a file."""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
     steps: int | None = None
@@ -72,6 +92,14 @@ class Options:
     """The photos are ready crops, and this file has EG3D's 25 numbers: text, .npy, or a dataset.json."""
     face: int | None = None
     """Which face, counted from the largest (0), where a photo has several."""
+    export: str = "video,glb"
+    """What to write of the head, with commas: glb, ply, obj, points, depth, normals, video, voxels."""
+    grid: int = 128
+    """Density samples a side for meshes and voxels (EG3D's scripts: 512)."""
+    level: float | None = None
+    """Raw density of the surface (default: measured where it is seen; EG3D's scripts: 10)."""
+    beside: str = ""
+    """What the video shows at the right of the colours: depth, normals, or both with a comma."""
     force: bool = False
     """Redo what is done already."""
 
@@ -107,6 +135,14 @@ def _problem(options: Options) -> str | None:
         return f"several photos are called {', '.join(twice)}, and each gets a folder of its name"
     if options.pivot_steps is not None and options.method != "pti":
         return f"--pivot-steps belongs to pti, not to {options.method}"
+    for name, known in (("export", EXPORTS), ("beside", BESIDE)):
+        unknown = [word for word in words_of(getattr(options, name)) if word not in known]
+        if unknown:
+            return f"--{name} does not know {', '.join(unknown)}; it knows {', '.join(known)}"
+    if options.beside and "video" not in words_of(options.export):
+        return "--beside belongs to the video, which --export does not name"
+    if options.grid < SMALLEST_GRID:
+        return f"--grid needs at least {SMALLEST_GRID} samples a side, not {options.grid}"
     return None
 
 
@@ -115,23 +151,27 @@ def _tried(photo: Path, options: Options, generator: EG3D) -> bool:
     folder = options.out / photo.stem
     try:
         settings = settings_of(photo, options)
-        if is_done(folder, settings, options.force):
-            print(f"{photo}: skipped, {folder} is done (--force redoes it)")
-            return True
-        report = invert_photo(photo, folder, options, generator, settings)
+        done = is_done(folder, settings, options.force)
+        report = None if done else invert_photo(photo, folder, options, generator, settings)
+        added = add_exports(folder, options)
     except Exception as error:  # whatever one photo does, the others get their turn
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         print(f"{photo}: error: {kind}{error}", file=sys.stderr)
         return False
-    errors = ", ".join(f"{name} {value:.4f}" for name, value in report["errors"].items())
-    print(f"{photo}: {folder} ({errors}, {report['seconds']:.0f} s)")
+    if report:
+        errors = ", ".join(f"{name} {value:.4f}" for name, value in report["errors"].items())
+        print(f"{photo}: {folder} ({errors}, {report['seconds']:.0f} s)")
+    elif added:
+        print(f"{photo}: {folder} has {', '.join(added)} now")
+    else:
+        print(f"{photo}: skipped, {folder} is done (--force redoes it)")
     return True
 
 
 def invert_photo(
     photo: Path, folder: Path, options: Options, generator: EG3D, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Invert one photo, write its folder and return the report."""
+    """Invert one photo, write its folder but for the exports, and return the report."""
     start = time.perf_counter()
     portrait = portrait_of(photo, options, generator)
     counts = {"steps": options.steps, "pivot_steps": options.pivot_steps}
@@ -143,10 +183,8 @@ def invert_photo(
     report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     with replacing_folder(folder) as unfinished:
         write_pictures(inversion, portrait.image, unfinished)
-        save_orbit_video(inversion, unfinished / "orbit.mp4")
-        save_glb(extract_mesh(inversion), unfinished / "mesh.glb")
         inversion.save(unfinished / "inversion.safetensors")
-        report["seconds"] = round(time.perf_counter() - start, 1)
+        report |= {"seconds": round(time.perf_counter() - start, 1), "exports": {}}
         (unfinished / "report.json").write_text(json.dumps(report, indent=1))
     return report
 
@@ -181,9 +219,38 @@ def write_pictures(inversion: Inversion, target: Tensor, folder: Path) -> None:
     save_image(folder / "views.png", torch.cat(list(shown(views).split(1)), dim=3))
 
 
-def shown(image: Tensor) -> Tensor:
-    """Pictures large enough to look at."""
-    return resize(image.clamp(-1, 1), max(SHOWN_SIZE, image.shape[-1]))
+# ----------------------------------------------------------------------- exports
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of an option like "glb,ply", each once."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def add_exports(folder: Path, options: Options) -> list[str]:
+    """Write the exports that are asked for and that the folder does not have as asked; returns their names."""
+    report = json.loads((folder / "report.json").read_text())
+    made = report.setdefault("exports", {})
+    asked = {
+        kind: {name: getattr(options, name) for name in SETTINGS_OF_EXPORTS[kind]}
+        for kind in words_of(options.export)
+    }
+    missing = [kind for kind, settings in asked.items() if made.get(kind, {}).get("settings") != settings]
+    if not missing:
+        return []
+    inversion = Inversion.load(folder / "inversion.safetensors", options.device)
+    files = export(
+        inversion,
+        folder,
+        missing,
+        camera=inversion.camera,
+        grid=options.grid,
+        level=options.level,
+        beside=words_of(options.beside),
+    )
+    for kind, paths in files.items():
+        made[kind] = {"settings": asked[kind], "files": [path.name for path in paths]}
+    with replacing(folder / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1))
+    return missing
 
 
 # ----------------------------------------------------------------------- what was asked, and is it done

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lib.cameras import Camera
 from lib.generators import EG3D, EG3DConfig, Rendering, load_generator
+from lib.paths import replacing
 
 FORMAT = "eg3d-study/inversion/1"
 _WEIGHT = "generator."
@@ -142,15 +143,9 @@ def _check_same_structure(original: dict[str, Tensor], weights: dict[str, Tensor
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> Path:
-    """Write under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+    contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+    with replacing(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata=texts))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

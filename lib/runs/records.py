@@ -15,7 +15,6 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from lib.paths import FIGURES, ROOT, RUNS
+from lib.paths import FIGURES, ROOT, RUNS, replacing
 
 __all__ = ["SCALES", "figure_folder", "record", "result_path", "save_figure", "seed_all"]
 
@@ -259,13 +258,5 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one step: a reader sees the old one or the new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)  # mkstemp gives a file that only its owner can read
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
