@@ -412,7 +412,7 @@ def test_a_discriminator_alone_learns_to_tell_and_leaves_the_generator(tmp_path)
     for key, value in fresh.players.generator.named_parameters():
         assert torch.equal(end.players.generator.get_parameter(key), value), key
     log = rows(tmp_path)
-    assert log[-1]["discriminator"] < 0.5 * log[0]["discriminator"]
+    assert log[-1]["discriminator"] < 0.7 * log[0]["discriminator"]
     assert "generator" not in log[-1]
 
 
