@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from lib.generators import EG3D, EG3DConfig, RenderingSettings, SuperResolutionConfig
-from lib.generators.checkpoints import official_init_kwargs, official_rendering_kwargs
 from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
+from lib.generators.official import official_init_kwargs, official_rendering_kwargs
 from lib.generators.rendering import plane_axes
 from lib.paths import replacing
 
@@ -119,8 +119,11 @@ def _attributes(module: nn.Module, path: str) -> dict[str, Any]:
     for name in ("conv_clamp", "up", "resolution", "num_layers", "use_fp16"):
         if hasattr(module, name):
             attributes[name] = getattr(module, name)
+    linear = re.fullmatch(r"decoder\..*|(.+\.)?(affine|embed|out|skip)", path)
     if hasattr(module, "weight_gain"):
-        attributes |= {"weight_gain": np.float64(module.weight_gain), "activation": "linear"}
+        attributes["weight_gain"] = np.float64(module.weight_gain)
+    if "weight" in module._parameters and not path.endswith("torgb"):
+        attributes["activation"] = "linear" if linear else "lrelu"
     if hasattr(module, "bias_gain"):
         attributes["bias_gain"] = module.bias_gain
     return attributes

@@ -19,7 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.cameras import orbit
-from lib.generators import EG3D, EG3DConfig, SuperResolutionConfig, load_generator, read_metadata
+from lib.generators import (
+    EG3D,
+    EG3DConfig,
+    SuperResolutionConfig,
+    load_generator,
+    read_metadata,
+    save_generator,
+)
 from lib.generators.checkpoints import (
     CheckpointError,
     CheckpointWarning,
@@ -411,6 +418,18 @@ def test_converted_file(generator, path, tmp_path):
     assert load_file(target).keys() - {"w_mean", "w_std"} == direct.state_dict().keys()
 
 
+def test_safetensors_of_any_length_of_metadata_are_known(generator, path):
+    """Their first bytes are a length, which may look like the start of a pickle or of a zip file."""
+    for start in (b"\x80\x02", b"\x80\x04", b"PK"):
+        metadata = {"remark": ""}
+        save_generator(copy.deepcopy(generator).measure_w(n=10), path, torch.float32, metadata)
+        missing = int.from_bytes(start, "little") - int.from_bytes(path.read_bytes()[:8], "little")
+        metadata["remark"] = "x" * (missing % 2**16)
+        save_generator(copy.deepcopy(generator).measure_w(n=10), path, torch.float32, metadata)
+        assert path.read_bytes()[:2] == start
+        assert load_generator(path).config == generator.config
+
+
 def test_kinds_of_files_are_told_by_content(generator, tmp_path):
     official = write_official_pickle(tmp_path / "renamed.safetensors", generator)
     assert load_generator(official).config == generator.config
@@ -515,6 +534,7 @@ OTHER_NETWORKS = {
     ),
     "wrong dimensions": (lambda s: s | {"decoder.net.0.weight": torch.ones(7)}, "expected 2 dimensions"),
     "empty tensor": (lambda s: s | {"decoder.net.0.weight": torch.ones(0, 2**30)}, "which no network has"),
+    "no label": (without("backbone.mapping.embed"), "this network knows none"),
     "another label": (lambda s: s | {"backbone.mapping.embed.weight": torch.ones(16, 10)}, "camera of 25 numbers"),
     "not a number": (lambda s: s | {"decoder.net.0.bias": torch.full([16], torch.nan)}, "not finite"),
     "whole numbers": (lambda s: s | {"decoder.net.0.bias": torch.ones(16, dtype=torch.int64)}, "real numbers"),
@@ -558,12 +578,19 @@ def test_settings_that_cannot_be_used(generator, path, name):
         read_checkpoint(edited(generator, path, lambda c, g: g["rendering_kwargs"].update(changes)))
 
 
-def test_layers_that_compute_otherwise_are_refused(generator, path):
-    def edit(contents, state):
-        mapping = state["_modules"]["backbone"].state["_modules"]["mapping"]
-        mapping.state["_modules"]["fc0"].state.update(activation="relu")
+@pytest.mark.parametrize(
+    "layer", ["mapping.fc0", "mapping.embed", "synthesis.b8.conv1", "synthesis.b8.conv1.affine"]
+)
+def test_layers_that_compute_otherwise_are_refused(generator, path, layer):
+    """Another activation, which no shape shows."""
 
-    with pytest.raises(CheckpointError, match=r"activation linear or lrelu of backbone\.mapping\.fc0"):
+    def edit(contents, state):
+        module = state["_modules"]["backbone"]
+        for name in layer.split("."):
+            module = module.state["_modules"][name]
+        module.state.update(activation="relu")
+
+    with pytest.raises(CheckpointError, match=rf"of backbone\.{layer}; it has 'relu'"):
         read_checkpoint(edited(generator, path, edit))
 
 
@@ -581,7 +608,7 @@ def test_networks_that_are_not_there(generator, discriminator, path):
     contents = official_contents(generator, discriminator)
     with pytest.raises(CheckpointError, match="this is a discriminator"):
         read_checkpoint(write_pickle({"G_ema": contents["D"]}, path))
-    with pytest.raises(CheckpointError, match="this is a generator"):
+    with pytest.raises(CheckpointError, match="the generator of an EG3D"):
         read_checkpoint(write_pickle({"D": contents["G"]}, path), "D")
 
 
@@ -645,6 +672,15 @@ HOSTILE = {
     "modules of one state": lambda c, g: g["_modules"].update(
         {name: Persistent("X", vars(g["_modules"]["ray_sampler"]), "") for name in "ab"}
     ),
+    "endless names of parameters": lambda c, g: g["_parameters"].update({"x" * 10**6: torch.ones(1)}),
+    "endless number": lambda c, g: g.update(neural_rendering_resolution=2**2000),
+    "endless setting": lambda c, g: g["rendering_kwargs"].update(box_warp=2**2000),
+    "endless activation": lambda c, g: (
+        g["_modules"]["decoder"]
+        ._modules["net"]
+        ._modules["0"]
+        .state.update(activation=nested(60, (), lambda x: (x, x)))
+    ),
     "parameters as a list": lambda c, g: g.update(_parameters=[1, 2]),
     "modules as a set": lambda c, g: g.update(_modules={1, 2}),
     "modules that are none": lambda c, g: g["_modules"].update(x=[1]),
@@ -698,6 +734,14 @@ def test_memory_stays_below_the_files_size(tmp_path, generator):
     assert int(done.stdout) < 1.2 * large.stat().st_size
 
 
+def short(text: str) -> bytes:
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+def named(module: str, name: str) -> bytes:
+    return short(module) + short(name) + b"\x93"
+
+
 UNDER_LIMITS = """
 import resource, sys
 from pathlib import Path
@@ -705,7 +749,7 @@ from tests.fuzz_checkpoints import outcome
 outcome(Path(sys.argv[1]))  # what is imported at first use is imported now
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
-resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
 for path in sys.argv[1:]:
     print(outcome(Path(path)))
 """
@@ -716,7 +760,17 @@ def test_hostile_checkpoints_take_little_time_and_memory(generator, tmp_path):
     files = [
         edited(generator, tmp_path / f"{index}.pkl", edit) for index, edit in enumerate(HOSTILE.values())
     ]
+    text = b"X" + (2**24).to_bytes(4, "little") + b"x" * 2**24 + b"\x940"  # remembered, to be used again
+    numbers = b"(" + b"K\x01" * 200_000 + b"t\x940"
+    storage = named("torch", "FloatStorage")
     for name, code in {
+        "bytes again": text
+        + (named("_codecs", "encode") + b"h\x00" + short("latin1") + b"\x86R0") * 5_000
+        + b"N",
+        "names again": text + (short("training") + b"h\x00\x93" + b"0") * 5_000 + b"N",
+        "shapes again": numbers
+        + (named("torch._utils", "_rebuild_tensor_v2") + b"(NK\x00h\x00h\x00tR0") * 5_000,
+        "keys again": text + (b"(" + short("storage") + storage + b"h\x00NNtQ0") * 5_000,
         "flood": b"}" * 3_000_000,
         "deep": b"]" * 900_000,
         "long": b"X" + (2**31).to_bytes(4, "little"),

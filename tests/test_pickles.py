@@ -217,7 +217,7 @@ HOSTILE = {
     "storage of endless size": (tensor((4,), (1,), inner=storage_file(count=2**62)), "does not fit their contents"),
     "storage without numbers": (tensor((4,), (1,), inner=storage_file()[:-8]), "ends in the middle"),
     "storages that are no names": (tensor((4,), (1,), inner=storage_file(keys=b"]K\x01a.")), "list of tensors"),
-    "tensor of few bytes": (reduced("torch.storage", "_load_from_bytes", b"C\x01x\x85"), "contents are"),
+    "tensor of few bytes": (reduced("torch.storage", "_load_from_bytes", b"C\x01x\x85"), "not a stretch of bytes"),
     "numpy number of too few bytes": (
         reduced("numpy.core.multiarray", "scalar", reduced("numpy", "dtype", text("f8") + b"\x85") + b"C\x01x\x86"),
         "no valid checkpoint",

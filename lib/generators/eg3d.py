@@ -370,10 +370,15 @@ class EG3D(nn.Module):
     @torch.no_grad()
     def measure_w(self, camera: Camera | None = None, n: int = 10_000, seed: int = 0) -> "EG3D":
         """Measure `w_mean` and `w_std` over n latents under one camera (default: frontal); returns itself."""
-        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed))
-        w = self.map(z.to(self.plane_axes.device), self.frontal_camera() if camera is None else camera)[:, 0]
-        w_mean = w.mean(dim=0)
-        self.set_w_statistics(w_mean, (w - w_mean).square().sum(dim=1).mean().sqrt())
+        rng = torch.Generator().manual_seed(seed)
+        camera = self.frontal_camera() if camera is None else camera
+        total, squares = torch.zeros(self.w_dim, dtype=torch.float64), 0.0
+        for start in range(0, n, 1000):
+            z = torch.randn(min(1000, n - start), self.z_dim, generator=rng)
+            w = self.map(z.to(self.plane_axes.device), camera)[:, 0].double().cpu()
+            total, squares = total + w.sum(dim=0), squares + w.square().sum()
+        w_mean = total / n
+        self.set_w_statistics(w_mean, (squares / n - w_mean.square().sum()).clamp_min(0).sqrt())
         return self
 
     @torch.no_grad()

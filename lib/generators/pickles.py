@@ -6,7 +6,8 @@ builds numbers, texts, lists and dictionaries; each name and each call outside a
 an error; what is on the list becomes an inert description (`Instance`, `StoredTensor`). Contents of tensors stay
 in the file until `read_tensor` is asked for one.
 
-What a file can make the machine do is bounded by `LIMITS`; time and memory are linear in the file's opcodes.
+What a file can make the machine do is bounded by `LIMITS`. Each step takes a bounded time beside what it takes
+off the stack or out of the file, so that a long text or list that is used again and again costs no more.
 """
 
 import pickle  # for the names of the opcodes alone: nothing is ever unpickled
@@ -42,7 +43,7 @@ class Limits(NamedTuple):
     opcodes: int = 1_000_000  # in all its pickles together
     characters: int = 64 * 2**20  # of texts and small byte strings, together
     held_bytes: int = 128  # longer byte strings stay in the file
-    line: int = 1024  # bytes of a name
+    name: int = 256  # characters of a name, with its module
     directory: int = 4 * 2**20  # bytes of a zip file's directory
     dimensions: int = 8  # of a tensor
 
@@ -188,23 +189,22 @@ def _collection(args: tuple) -> list:
 
 
 def _encode(args: tuple) -> bytes:
-    """How protocol 2 writes bytes."""
+    """How protocol 2 writes the few bytes of a number."""
     text, encoding = args
-    if encoding != "latin1":
-        raise ValueError(f"bytes as {describe(encoding)} text")
-    return _expect(str, text).encode("latin1")
+    if encoding != "latin1" or len(_expect(str, text)) > LIMITS.held_bytes:
+        return b""
+    return text.encode("latin1")
 
 
 def _tensor(args: tuple) -> StoredTensor:
     """torch._utils._rebuild_tensor_v2: a view of a storage, checked against the storage's size."""
     storage, offset, shape, stride = args[:4]
     _expect(Storage, storage)
-    shape, stride = tuple(_expect(tuple, shape)), tuple(_expect(tuple, stride))
+    if len(_expect(tuple, shape)) != len(_expect(tuple, stride)) or len(shape) > LIMITS.dimensions:
+        raise ValueError(f"{len(shape)} dimensions with {len(stride)} strides")
     numbers = (offset, *shape, *stride)
     if any(type(number) is not int or not 0 <= number < 2**48 for number in numbers):
         raise ValueError("offset, shape and strides of a tensor must be numbers from 0 on")
-    if len(shape) != len(stride) or len(shape) > LIMITS.dimensions:
-        raise ValueError(f"{len(shape)} dimensions with {len(stride)} strides")
     if 0 not in shape:
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         tensor = StoredTensor(storage, offset, shape, stride)
@@ -282,6 +282,8 @@ def _name(module: Any, name: Any) -> Name:
     """A name of the file, if it is one of those that are known."""
     if type(module) is not str or type(name) is not str:
         raise CheckpointError("the file is no valid pickle: a name is not text")
+    if len(module) + len(name) > LIMITS.name:
+        raise CheckpointError("the file names something endless, which no EG3D checkpoint does")
     found = Name(_MODERN.get(module, module), name)
     full = str(found)
     known = full in _CALLS or full in _TYPES or full in _INERT or full == _NESTED_FILE
@@ -355,7 +357,7 @@ class _Cursor:
         return self.take(size).decode("utf-8", "surrogatepass")
 
     def line(self) -> str:
-        content = self.file.readline(LIMITS.line)
+        content = self.file.readline(LIMITS.name)
         self._advance(len(content))
         if not content.endswith(b"\n"):
             raise _truncated()
@@ -525,8 +527,8 @@ class _Machine:
             raise CheckpointError("the file has files within files within files, which no checkpoint has")
         if not isinstance(content, Span):
             raise CheckpointError(
-                f"a tensor's contents are {describe(content)}; expected a stretch of bytes, as pickle writes it "
-                "from protocol 3 on, Python's default"
+                "a tensor's contents are not a stretch of bytes of their own: expected a file of pickle protocol 3 "
+                "or newer, Python's default; protocol 2 writes bytes as text. Save it again in its own project"
             )
         storage = _read_legacy(self.cursor.part(content))
         self.cursor.file.seek(self.cursor.position)
@@ -654,15 +656,12 @@ def _read_legacy(cursor: _Cursor) -> Any:
 
     if (read(), read()) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise CheckpointError("a tensor's contents are not in torch's format; the file is damaged")
-    if _machine_facts(read()).get("little_endian") is not True:
+    machine = read()
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise CheckpointError("the file was written on a big-endian machine, which is not supported")
     value = read(persistent)
     _place(cursor, storages, read())
     return value
-
-
-def _machine_facts(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
 
 
 def _referenced(reference: Any) -> tuple[Storage, str]:
@@ -673,7 +672,9 @@ def _referenced(reference: Any) -> tuple[Storage, str]:
     dtype = _TYPES[str(_expect(Name, parts[1]))]
     if type(parts[4]) is not int or not 0 <= parts[4] < 2**48:
         raise ValueError(f"a storage of {describe(parts[4])} numbers")
-    return Storage(dtype, parts[4]), _expect(str, parts[2])
+    if len(_expect(str, parts[2])) > LIMITS.name:
+        raise ValueError("an endless name of a storage")
+    return Storage(dtype, parts[4]), parts[2]
 
 
 def _place(cursor: _Cursor, storages: dict[str, list[Storage]], keys: Any) -> None:

@@ -1,0 +1,559 @@
+"""What the shapes, attributes and settings of an official network say of its configuration, and the inverse.
+
+Sizes are inferred from the shapes of the tensors and checked; what shapes do not tell comes from the attributes
+of the stored modules, else from the constructor's arguments and `rendering_kwargs` beside the tensors.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import torch
+
+from lib.generators.discriminators import DiscriminatorConfig
+from lib.generators.eg3d import EG3DConfig, PlaneAxesNumbers, SuperResolutionConfig
+from lib.generators.pickles import (
+    CheckpointError,
+    Instance,
+    StoredArray,
+    StoredTensor,
+    describe,
+    read_tensor,
+)
+from lib.generators.rendering import RenderingSettings, plane_axes
+
+__all__ = [
+    "StoredNetwork",
+    "discriminator_config",
+    "few",
+    "generator_config",
+    "official_init_kwargs",
+    "official_rendering_kwargs",
+    "plain_settings",
+]
+
+SHAPENET_RADIUS, SHAPENET_FOCAL = 1.7, 1.7074
+"""Files do not hold the focal length: the original's scripts use this one for ShapeNet, 4.2647 otherwise."""
+
+_SUPERRESOLUTION = {
+    "SuperresolutionHybrid8XDC": SuperResolutionConfig.official("8XDC"),
+    "SuperresolutionHybrid8X": SuperResolutionConfig.official("8X"),
+    "SuperresolutionHybrid4X": SuperResolutionConfig.official("4X"),
+    "SuperresolutionHybrid2X": SuperResolutionConfig.official("2X"),
+    "SuperresolutionHybridDeepfp32": SuperResolutionConfig.official("4X", antialias=False),
+}
+
+
+# -------------------------------------------------------------------- networks as they are stored
+@dataclass
+class StoredNetwork:
+    """A network of a file, before any of its numbers are read."""
+
+    tensors: dict[str, StoredTensor]
+    modules: dict[str, Instance] = field(default_factory=dict)  # by path; empty for state dicts
+    rendering: dict[str, Any] | None = None
+    init: dict[str, Any] | None = None
+    beside: dict[str, Any] = field(default_factory=dict)  # what else lies in the file
+    notes: list[str] = field(default_factory=list)
+
+    def shape(self, key: str, dimensions: int) -> tuple[int, ...]:
+        if key not in self.tensors:
+            raise CheckpointError(f"the network has no {key}; {_looks_like(self.tensors)}")
+        shape = self.tensors[key].shape
+        if len(shape) != dimensions:
+            raise CheckpointError(
+                f"expected {dimensions} dimensions of {key}; it has the shape {list(shape)}"
+            )
+        return shape
+
+    def attribute(self, path: str, name: str, otherwise: Any) -> Any:
+        """A number or a text that a module of the file has; `otherwise` for state dicts."""
+        value = self.modules[path].state.get(name, otherwise) if path in self.modules else otherwise
+        return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    """The value itself, if it is a number of ordinary size, a truth value or a text; else a description."""
+    if isinstance(value, int):  # bool, too
+        return value if abs(value) < 2**63 else describe(value)
+    return value if value is None or isinstance(value, float | str) else describe(value)
+
+
+def plain_settings(value: Any) -> Any:
+    """Settings of a file as plain values, as JSON knows them; anything else as a short description."""
+    left = [10_000]
+
+    def plain(value: Any, depth: int) -> Any:
+        left[0] -= 1
+        if depth > 8 or left[0] < 0:
+            raise CheckpointError("the file's settings are nested without end")
+        if isinstance(value, dict):
+            return {str(key)[:100]: plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, StoredArray):
+            value = value.values
+        if isinstance(value, list | tuple):
+            return [plain(item, depth + 1) for item in value]
+        return _scalar(value)
+
+    return plain(value, 0)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of many, for a message."""
+    return ", ".join(name[:120] for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _looks_like(tensors: dict[str, StoredTensor]) -> str:
+    """What a network without EG3D's names might be."""
+    starts = {key.partition(".")[0] for key in tensors}
+    if {"synthesis", "mapping"} <= starts:
+        return "this is a StyleGAN2-ADA or StyleGAN3 generator, not an EG3D: it has no planes and no renderer"
+    if {"convs", "style"} <= starts:
+        return "this is a StyleGAN2 generator in another project's layout, not an EG3D"
+    if any(key.endswith("fromrgb.weight") for key in tensors):
+        return "this is a discriminator: read it by which='D'"
+    if "backbone" in starts:
+        return "this looks like the generator of an EG3D, which is read by which='G_ema' or 'G'"
+    return f"its tensors are {few(list(tensors)) or 'none'}"
+
+
+# -------------------------------------------------------------------- configuration of a file
+def generator_config(
+    network: StoredNetwork, file: BinaryIO, axes: str | PlaneAxesNumbers | None
+) -> EG3DConfig:
+    """The configuration: sizes from shapes, the rest from attributes and settings."""
+    _require_known_layers(network, "skip")
+    sizes = _generator_sizes(network)
+    superresolution = _superresolution_config(network)
+    if axes is None:
+        axes = _stored_axes(network, file)
+    try:
+        return EG3DConfig(
+            **sizes,
+            **_backbone_precision(network),
+            **_conditioning(network),
+            **_camera(network),
+            plane_axes=axes,
+            **_lr_multipliers(network),
+            neural_resolution=_neural_resolution(network, superresolution),
+            rendering=_rendering_settings(network),
+            superresolution=superresolution,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"its settings cannot be used: {error}") from error
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(f"expected a number as {name}; found {describe(value)}")
+    return float(value)
+
+
+def _whole(name: str, value: Any) -> int:
+    number = _real(name, value)
+    if number != int(number) or not 0 <= number <= 4096:
+        raise CheckpointError(f"expected a whole number from 0 to 4096 as {name}; found {number:g}")
+    return int(number)
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | int):
+        raise CheckpointError(f"expected True or False as {name}; found {describe(value)}")
+    return bool(value)
+
+
+def _clamp_limit(value: Any) -> float | None:
+    return None if value is None else _real("conv_clamp", value)
+
+
+def _require_known_layers(network: StoredNetwork, architecture: str) -> None:
+    """Refuse layers that our networks compute differently; shapes would not tell."""
+    for path in network.modules:
+        linear = path.startswith("decoder.") or path.rpartition(".")[2] in (
+            "affine",
+            "embed",
+            "out",
+            "skip",
+            "torgb",
+        )
+        known = {"activation": "linear" if linear else "lrelu", "architecture": architecture}
+        for name, expected in known.items():
+            found = network.attribute(path, name, expected)
+            if found != expected:
+                raise CheckpointError(f"expected the {name} {expected!r} of {path}; it has {describe(found)}")
+
+
+# ---- sizes
+def _generator_sizes(network: StoredNetwork) -> dict[str, int]:
+    """What the shapes of the tensors tell."""
+    if (
+        "backbone.mapping.fc0.weight" in network.tensors
+        and "backbone.mapping.embed.weight" not in network.tensors
+    ):
+        raise CheckpointError("expected conditioning on a camera; this network knows none (c_dim 0)")
+    embedding, c_dim = network.shape("backbone.mapping.embed.weight", 2)
+    if c_dim != 25:
+        raise CheckpointError(f"expected conditioning on a camera of 25 numbers; this network takes {c_dim}")
+    resolutions = _resolutions(network, r"backbone\.synthesis\.b(\d{1,4})\.conv1\.weight")
+    widths = {size: network.shape(f"backbone.synthesis.b{size}.conv1.weight", 4)[0] for size in resolutions}
+    layers = _count(network, r"backbone\.mapping\.fc(\d{1,3})\.weight")
+    hidden, plane_channels = network.shape("decoder.net.0.weight", 2)
+    _require_three_planes(network, resolutions[-1], plane_channels)
+    return {
+        "z_dim": network.shape("backbone.mapping.fc0.weight", 2)[1] - embedding,
+        "c_dim": c_dim,
+        "w_dim": network.shape(f"backbone.mapping.fc{layers - 1}.weight", 2)[0],
+        "mapping_layers": layers,
+        "plane_resolution": resolutions[-1],
+        "plane_channels": plane_channels,
+        "decoder_hidden": hidden,
+        "feature_channels": network.shape("decoder.net.2.weight", 2)[0] - 1,
+        **_channels(network, widths),
+    }
+
+
+def _require_three_planes(network: StoredNetwork, resolution: int, plane_channels: int) -> None:
+    outputs = network.shape(f"backbone.synthesis.b{resolution}.torgb.weight", 4)[0]
+    if outputs != 3 * plane_channels:
+        depth = outputs / (3 * plane_channels)
+        guess = f": tri-grids of depth {depth:g} (PanoHead) are not supported" if depth > 1 else ""
+        raise CheckpointError(
+            f"expected three planes of {plane_channels} channels, which the decoder reads; the backbone "
+            f"gives {outputs} channels{guess}"
+        )
+
+
+def _count(network: StoredNetwork, pattern: str) -> int:
+    return sum(re.fullmatch(pattern, key) is not None for key in network.tensors)
+
+
+def _resolutions(network: StoredNetwork, pattern: str, first: int = 4) -> list[int]:
+    """Resolutions of the blocks, ascending: powers of two without a gap."""
+    found = sorted(int(match[1]) for key in network.tensors if (match := re.fullmatch(pattern, key)))
+    if not found:
+        raise CheckpointError(f"the network has no blocks; {_looks_like(network.tensors)}")
+    if found != [first << index for index in range(len(found))]:
+        raise CheckpointError(
+            f"expected blocks of the resolutions {first}, {2 * first}, ...; found {found[:12]}"
+        )
+    return found
+
+
+def _channels(network: StoredNetwork, widths: dict[int, int]) -> dict[str, int]:
+    """channel_base and channel_max: the file's where they give these widths, else the smallest that do."""
+    init = network.init or {}
+    base, limit = init.get("channel_base", 32768), init.get("channel_max", 512)
+    stated = isinstance(base, int) and isinstance(limit, int)
+    if stated and all(min(base // size, limit) == width for size, width in widths.items()):
+        return {"channel_base": base, "channel_max": limit}
+    return {
+        "channel_base": max(size * width for size, width in widths.items()),
+        "channel_max": max(widths.values()),
+    }
+
+
+# ---- settings
+def _backbone_precision(network: StoredNetwork) -> dict[str, Any]:
+    """Clamp and half precision of the backbone: of its modules, else by the original's defaults."""
+    if network.init is None:
+        return {"conv_clamp": None, "num_fp16_res": 0}
+    clamp = network.init.get("conv_clamp", 256)
+    halves = network.init.get("num_fp16_res", 4)
+    return {
+        "conv_clamp": _clamp_limit(network.attribute("backbone.synthesis.b4.conv1", "conv_clamp", clamp)),
+        "num_fp16_res": _whole(
+            "num_fp16_res", network.attribute("backbone.synthesis", "num_fp16_res", halves)
+        ),
+    }
+
+
+def _conditioning(network: StoredNetwork) -> dict[str, Any]:
+    """How the conditioning camera enters. To the original a missing c_scale means 0, and no camera at all."""
+    if network.rendering is None:
+        return {}
+    zero = network.rendering.get("c_gen_conditioning_zero", False)
+    return {
+        "conditioning_zero": _truth("c_gen_conditioning_zero", zero),
+        "c_scale": _real("c_scale", network.rendering.get("c_scale", 0)),
+    }
+
+
+def _rendering_settings(network: StoredNetwork) -> RenderingSettings:
+    """How rays are sampled; as the released FFHQ 512 model, where the file has no settings."""
+    if network.rendering is None:
+        return RenderingSettings()
+    kwargs = network.rendering
+    missing = {"depth_resolution", "ray_start", "ray_end", "box_warp"} - kwargs.keys()
+    if missing:
+        raise CheckpointError(f"its rendering_kwargs lack {', '.join(sorted(missing))}")
+    if kwargs.get("clamp_mode", "softplus") != "softplus":
+        raise CheckpointError(f"expected clamp_mode 'softplus'; found {describe(kwargs['clamp_mode'])}")
+    if not _real("box_warp", kwargs["box_warp"]) > 0:
+        raise CheckpointError(f"expected a positive box_warp; found {kwargs['box_warp']}")
+    bounds = {
+        name: "auto" if kwargs[name] == "auto" else _real(name, kwargs[name])
+        for name in ("ray_start", "ray_end")
+    }
+    flags = ("white_back", "disparity_space_sampling", "batch_coupled")
+    return RenderingSettings(
+        depth_resolution=_whole("depth_resolution", kwargs["depth_resolution"]),
+        depth_resolution_importance=_whole(
+            "depth_resolution_importance", kwargs.get("depth_resolution_importance", 0)
+        ),
+        box_warp=_real("box_warp", kwargs["box_warp"]),
+        density_noise=_real("density_noise", kwargs.get("density_noise", 0)),
+        **{name: _truth(name, kwargs.get(name, False)) for name in flags},
+        **bounds,
+    )
+
+
+def _camera(network: StoredNetwork) -> dict[str, Any]:
+    """Where the frontal camera stands, and its focal length, which files of the original do not hold."""
+    if network.rendering is None:
+        return {}
+    kwargs = network.rendering
+    radius = _real("avg_camera_radius", kwargs.get("avg_camera_radius", EG3DConfig.camera_radius))
+    pivot = kwargs.get("avg_camera_pivot", list(EG3DConfig.camera_pivot))
+    if not isinstance(pivot, list) or len(pivot) != 3:
+        raise CheckpointError(f"expected three numbers as avg_camera_pivot; found {describe(pivot)}")
+    focal = SHAPENET_FOCAL if radius == SHAPENET_RADIUS else EG3DConfig.camera_focal
+    return {
+        "camera_radius": radius,
+        "camera_pivot": tuple(_real("avg_camera_pivot", value) for value in pivot),
+        "camera_focal": _real("avg_camera_focal", kwargs.get("avg_camera_focal", focal)),
+    }
+
+
+def _lr_multipliers(network: StoredNetwork) -> dict[str, float]:
+    """Learning rate multipliers of mapping and decoder, which are part of their equations."""
+    kwargs = (network.init or {}).get("mapping_kwargs")
+    mapping = kwargs.get("lr_multiplier", 0.01) if isinstance(kwargs, dict) else 0.01
+    decoder = (network.rendering or {}).get("decoder_lr_mul", 1)
+    stored = {
+        "mapping_lr_multiplier": network.attribute("backbone.mapping.fc0", "bias_gain", mapping),
+        "decoder_lr_multiplier": network.attribute("decoder.net.0", "bias_gain", decoder),
+    }
+    return {name: _real(name, value) for name, value in stored.items()}
+
+
+def _neural_resolution(network: StoredNetwork, superresolution: SuperResolutionConfig) -> int:
+    """Rays along a side: an attribute of the original's module, in no state dict."""
+    name = "neural_rendering_resolution"
+    if network.modules:
+        value = network.attribute("", name, 64)
+    elif name in network.beside:
+        value = plain_settings(network.beside[name])
+    else:
+        value = superresolution.input_resolution
+        network.notes.append(f"no {name}: assumed {value}, that of the super-resolution's input")
+    count = _whole(name, value)
+    if count == 0:
+        raise CheckpointError(f"expected rays: {name} is 0")
+    return count
+
+
+# ---- super-resolution
+def _superresolution_config(network: StoredNetwork) -> SuperResolutionConfig:
+    """Which super-resolution it is, what its shapes say, and how it computes."""
+    blocks = [f"superresolution.block{index}.conv1" for index in (0, 1)]
+    widths = tuple(network.shape(f"{block}.weight", 4)[0] for block in blocks)
+    sizes = tuple(network.shape(f"{block}.noise_const", 2)[0] for block in blocks)
+    own_filter = "superresolution.resample_filter" in network.tensors
+    base = _superresolution_module(network, widths, sizes, own_filter)
+    entry = sizes[0] // 2 if base.upsample[0] else sizes[0]
+    stated = network.attribute("superresolution", "input_resolution", entry)
+    if stated != entry:
+        raise CheckpointError(
+            f"its super-resolution takes {describe(stated)} pixels, but its noise is for {entry}"
+        )
+    noise_mode = (network.rendering or {}).get("superresolution_noise_mode", "none")
+    if noise_mode not in ("none", "const", "random"):
+        raise CheckpointError(f"unknown superresolution_noise_mode {describe(noise_mode)}")
+    antialias = (network.rendering or {}).get("sr_antialias", base.antialias)
+    antialias = network.attribute("superresolution", "sr_antialias", antialias)
+    return dataclasses.replace(
+        base,
+        input_resolution=entry,
+        widths=widths,
+        own_filter=own_filter,
+        noise_mode=noise_mode,
+        antialias=_truth("sr_antialias", antialias),
+        **_superresolution_precision(network, base),
+    )
+
+
+def _superresolution_module(
+    network: StoredNetwork, widths: tuple[int, ...], sizes: tuple[int, ...], own_filter: bool
+) -> SuperResolutionConfig:
+    """The module's structure: by the name of its class, by the settings, or the only one of these shapes."""
+    structure = network.beside.get("superresolution")
+    if isinstance(structure, dict):
+        return _stated_superresolution(plain_settings(structure))
+    name = str((network.rendering or {}).get("superresolution_module", ""))
+    if "superresolution" in network.modules:
+        name = network.modules["superresolution"].kind
+    name = name.rpartition(".")[2]
+    if name in _SUPERRESOLUTION:
+        return _SUPERRESOLUTION[name]
+    alike = [
+        known
+        for known in map(SuperResolutionConfig.official, ("8XDC", "8X", "4X", "2X"))
+        if (known.widths, known.output_resolution, known.own_filter) == (widths, sizes[1], own_filter)
+    ]
+    if name or len(alike) != 1:
+        raise CheckpointError(
+            f"unknown super-resolution {name[:100] or f'of widths {widths} at {sizes} pixels'}: expected one of "
+            f"{', '.join(_SUPERRESOLUTION)}, named as 'superresolution_module' in rendering_kwargs"
+        )
+    return alike[0]
+
+
+def _stated_superresolution(values: dict[str, Any]) -> SuperResolutionConfig:
+    """The structure that `export_state_dict` writes, for modules that the original does not have."""
+    upsample = values.get("upsample")
+    if not isinstance(upsample, list) or len(upsample) != 2:
+        raise CheckpointError(f"expected two truth values as upsample; found {describe(upsample)}")
+    return SuperResolutionConfig(
+        upsample=tuple(_truth("upsample", value) for value in upsample),
+        resize_larger=_truth("resize_larger", values.get("resize_larger", True)),
+        conv_clamp=_clamp_limit(values.get("conv_clamp")),
+        float16=_truth("float16", values.get("float16", False)),
+        aliased=_truth("aliased", values.get("aliased", False)),
+    )
+
+
+def _superresolution_precision(network: StoredNetwork, base: SuperResolutionConfig) -> dict[str, Any]:
+    """Half precision, and the clamp that comes with it: of its modules, else of the constructor's arguments."""
+    if "superresolution" in network.beside or network.init is None:
+        return {"float16": base.float16, "conv_clamp": base.conv_clamp}
+    half = bool(_whole("sr_num_fp16_res", network.init.get("sr_num_fp16_res", 0)))
+    clamp = base.conv_clamp if half else None
+    return {
+        "float16": _truth("use_fp16", network.attribute("superresolution.block0", "use_fp16", half)),
+        "conv_clamp": _clamp_limit(network.attribute("superresolution.block0.conv0", "conv_clamp", clamp)),
+    }
+
+
+# ---- planes
+def _stored_axes(network: StoredNetwork, file: BinaryIO) -> str | PlaneAxesNumbers:
+    """The planes' axes that a renderer of the file has; those of the released models where it has none.
+
+    The original multiplies points, as rows, by the inverse of each matrix; the first two columns of the
+    inverse are the directions of u and v. Ours are the rows of each matrix: the inverse's transpose.
+    """
+    holder = network.modules["renderer"].state if "renderer" in network.modules else network.beside
+    stored = holder.get("plane_axes")
+    if stored is None:
+        network.notes.append("no plane_axes: assumed those of the released models")
+        return "released"
+    if (
+        not isinstance(stored, StoredTensor)
+        or stored.shape != (3, 3, 3)
+        or not stored.dtype.is_floating_point
+    ):
+        raise CheckpointError(
+            f"expected three planes, each with three axes; plane_axes are {describe(stored)}"
+        )
+    matrices = read_tensor(file, stored).double()
+    if not matrices.isfinite().all() or torch.linalg.det(matrices).abs().min() < 1e-6:
+        raise CheckpointError("its planes' axes do not span space")
+    axes = torch.linalg.inv(matrices).mT
+    for name in ("released", "corrected"):
+        if axes.allclose(plane_axes(name).double(), atol=1e-6):
+            return name
+    return tuple(tuple(tuple(row) for row in matrix) for matrix in axes.tolist())
+
+
+# ---- discriminator
+def discriminator_config(network: StoredNetwork) -> DiscriminatorConfig:
+    """The configuration of a dual discriminator, from shapes, attributes and settings."""
+    _require_known_layers(network, "resnet")
+    init = network.init or {}
+    resolutions = _resolutions(network, r"b(\d{1,4})\.conv0\.weight", first=8)
+    widths = {size: network.shape(f"b{size}.conv0.weight", 4)[0] for size in resolutions}
+    widths[4] = network.shape("b4.conv.weight", 4)[0]
+    stated = _whole("num_fp16_res", init.get("num_fp16_res", 4))
+    halves = sum(bool(network.attribute(f"b{size}", "use_fp16", False)) for size in resolutions)
+    halves = stated if not network.modules or halves == min(stated, len(resolutions)) else halves
+    clamp = network.attribute(f"b{resolutions[-1]}.conv0", "conv_clamp", init.get("conv_clamp", 256))
+    try:
+        return DiscriminatorConfig(
+            resolution=resolutions[-1],
+            c_dim=network.shape("mapping.embed.weight", 2)[1],
+            **_channels(network, widths),
+            num_fp16_res=halves,
+            conv_clamp=_clamp_limit(clamp),
+            mapping_layers=_count(network, r"mapping\.fc(\d{1,3})\.weight"),
+            group_size=_whole("mbstd_group_size", network.attribute("b4.mbstd", "group_size", 4)),
+            label_noise=_real("disc_c_noise", network.attribute("", "disc_c_noise", 0)),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"its settings cannot be used: {error}") from error
+
+
+# -------------------------------------------------------------------- the original's arguments
+def official_rendering_kwargs(config: EG3DConfig) -> dict[str, Any]:
+    """The settings under the original's names."""
+    settings, superresolution = config.rendering, config.superresolution
+    kwargs = {
+        **{item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)},
+        "clamp_mode": "softplus",
+        "image_resolution": config.resolution,
+        "superresolution_noise_mode": superresolution.noise_mode,
+        "sr_antialias": superresolution.antialias,
+        "c_gen_conditioning_zero": config.conditioning_zero,
+        "c_scale": config.c_scale,
+        "decoder_lr_mul": config.decoder_lr_multiplier,
+        "avg_camera_radius": config.camera_radius,
+        "avg_camera_pivot": list(config.camera_pivot),
+        "avg_camera_focal": config.camera_focal,
+    }
+    module = _official_module(superresolution)
+    return (
+        kwargs
+        if module is None
+        else kwargs | {"superresolution_module": f"training.superresolution.{module}"}
+    )
+
+
+def _official_module(config: SuperResolutionConfig) -> str | None:
+    """Name of the original's class of this structure, if it has one."""
+
+    def structure(config: SuperResolutionConfig) -> tuple:
+        return (
+            config.widths,
+            config.upsample,
+            config.input_resolution,
+            config.own_filter,
+            config.resize_larger,
+        )
+
+    return next(
+        (name for name, known in _SUPERRESOLUTION.items() if structure(known) == structure(config)), None
+    )
+
+
+def official_init_kwargs(config: EG3DConfig) -> dict[str, Any]:
+    """Arguments of the original's constructor."""
+    widths = {"channel_base": config.channel_base, "channel_max": config.channel_max}
+    return {
+        "z_dim": config.z_dim,
+        "c_dim": config.c_dim,
+        "w_dim": config.w_dim,
+        "img_resolution": config.resolution,
+        "img_channels": 3,
+        "mapping_kwargs": {
+            "num_layers": config.mapping_layers,
+            "lr_multiplier": config.mapping_lr_multiplier,
+        },
+        **widths,
+        "num_fp16_res": config.num_fp16_res,
+        "conv_clamp": config.conv_clamp,
+        "fused_modconv_default": "inference_only",
+        "sr_num_fp16_res": 4 if config.superresolution.float16 else 0,
+        "sr_kwargs": {**widths, "fused_modconv_default": "inference_only"},
+        "rendering_kwargs": official_rendering_kwargs(config),
+    }
