@@ -31,8 +31,9 @@ from lib.shapes import (
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points [B, N, 3] to raw densities [B, N] and colours [B, N, C]."""
 
-SAMPLES = 2**16
-"""Samples that are composited at a time: enough to keep a processor busy, few enough for its caches."""
+SAMPLES = 2**18
+"""Samples that are composited at a time. More need more memory; fewer cost time, since each tile adds its gradient
+to that of all planes."""
 
 EMPTY = 1e-8
 """A ray that absorbs less than this has no depth of its own: float32 cannot tell 1 - exp(-x) from zero."""

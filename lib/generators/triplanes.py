@@ -183,7 +183,9 @@ class _Decode(torch.autograd.Function):
                 here = slice(block.start + part.start, block.start + part.start + len(index[part]))
                 sigmoid = (colour[here] + COLOUR_MARGIN) / (1 + 2 * COLOUR_MARGIN)
                 slope = (1 + 2 * COLOUR_MARGIN) * sigmoid * (1 - sigmoid)
-                output = torch.cat([density_gradient[here, None], colour_gradient[here] * slope], dim=1)
+                output = colour.new_empty(len(slope), len(w2))
+                output[:, 0] = density_gradient[here]
+                torch.mul(colour_gradient[here], slope, out=output[:, 1:])
                 features = weighted_rows(rows, index[part], weights[part])
                 to_features[part] = _through_layers(features, w1, b1, w2, output, to_layers)
                 if to_points is not None:
