@@ -183,6 +183,15 @@ def test_known_variants_are_read_alike(generator, path, variant):
     assert_same(checkpoint.state_dict, generator)
 
 
+def set_clamps(state, limit):
+    """Give all layers of a stored module this conv_clamp."""
+    for child in state["_modules"].values():
+        if "conv_clamp" in child.state:
+            child.state.update(conv_clamp=limit)
+        if child.state.get("_modules"):
+            set_clamps(child.state, limit)
+
+
 SETTINGS = {
     "neural_rendering_resolution": (lambda g: g.update(neural_rendering_resolution=100), {"neural_resolution": 100}),
     "no neural_rendering_resolution": (
@@ -198,8 +207,7 @@ SETTINGS = {
         {"camera_radius": 3.0, "camera_pivot": (0.0, 0.0, -0.06)},
     ),
     "clamp of the backbone": (
-        lambda g: g["_modules"]["backbone"].state["_modules"]["synthesis"].state["_modules"]["b4"]
-        .state["_modules"]["conv1"].state.update(conv_clamp=256),
+        lambda g: set_clamps(g["_modules"]["backbone"].state["_modules"]["synthesis"].state, 256),
         {"conv_clamp": 256.0},
     ),
     "half precision of the backbone": (
@@ -591,6 +599,15 @@ def test_layers_that_compute_otherwise_are_refused(generator, path, layer):
         module.state.update(activation="relu")
 
     with pytest.raises(CheckpointError, match=rf"of backbone\.{layer}; it has 'relu'"):
+        read_checkpoint(edited(generator, path, edit))
+
+
+def test_layers_of_different_clamps_are_refused(generator, path):
+    def edit(contents, state):
+        synthesis = state["_modules"]["backbone"].state["_modules"]["synthesis"]
+        synthesis.state["_modules"]["b8"].state["_modules"]["conv1"].state.update(conv_clamp=3.0)
+
+    with pytest.raises(CheckpointError, match=r"one conv_clamp for all of backbone\.synthesis"):
         read_checkpoint(edited(generator, path, edit))
 
 

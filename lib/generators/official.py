@@ -169,6 +169,18 @@ def _clamp_limit(value: Any) -> float | None:
     return None if value is None else _real("conv_clamp", value)
 
 
+def _shared_clamp(network: StoredNetwork, part: str, otherwise: Any) -> float | None:
+    """The one limit that all layers of a part have; `otherwise` for state dicts."""
+    found = {
+        _clamp_limit(network.attribute(path, "conv_clamp", None))
+        for path in network.modules
+        if path.startswith(f"{part}.") and network.attribute(path, "conv_clamp", "none") != "none"
+    }
+    if len(found) > 1:
+        raise CheckpointError(f"expected one conv_clamp for all of {part}; its layers have several")
+    return found.pop() if found else _clamp_limit(otherwise)
+
+
 def _require_known_layers(network: StoredNetwork, architecture: str) -> None:
     """Refuse layers that our networks compute differently; shapes would not tell."""
     for path in network.modules:
@@ -263,7 +275,7 @@ def _backbone_precision(network: StoredNetwork) -> dict[str, Any]:
     clamp = network.init.get("conv_clamp", 256)
     halves = network.init.get("num_fp16_res", 4)
     return {
-        "conv_clamp": _clamp_limit(network.attribute("backbone.synthesis.b4.conv1", "conv_clamp", clamp)),
+        "conv_clamp": _shared_clamp(network, "backbone.synthesis", clamp),
         "num_fp16_res": _whole(
             "num_fp16_res", network.attribute("backbone.synthesis", "num_fp16_res", halves)
         ),
@@ -433,7 +445,7 @@ def _superresolution_precision(network: StoredNetwork, base: SuperResolutionConf
     clamp = base.conv_clamp if half else None
     return {
         "float16": _truth("use_fp16", network.attribute("superresolution.block0", "use_fp16", half)),
-        "conv_clamp": _clamp_limit(network.attribute("superresolution.block0.conv0", "conv_clamp", clamp)),
+        "conv_clamp": _shared_clamp(network, "superresolution", clamp),
     }
 
 

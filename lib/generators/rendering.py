@@ -187,17 +187,17 @@ def _smoothed(weights: Tensor) -> Tensor:
 
 
 def quantiles(like: PerSample, count: int, rng: torch.Generator | None = None) -> Tensor:
-    """`count` ascending numbers in [0, 1) for every ray of `like` [B, R, D]: drawn, or (k + 1/2) / count."""
+    """`count` numbers in [0, 1) for every ray of `like` [B, R, D]: drawn, or (k + 1/2) / count."""
     shape = (*like.shape[:-1], count)
     if rng is not None:
-        return _uniform(shape, like, rng).sort(dim=-1).values
+        return _uniform(shape, like, rng)
     return ((torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count).expand(shape)
 
 
 def importance_depths(
     depths: PerSample, weights: PerInterval, count: int, rng: torch.Generator | None = None
 ) -> PerSample:
-    """`count` further depths a ray, ascending, where the weights of the first samples lie."""
+    """`count` further depths a ray, where the weights of the first samples lie."""
     return depths_at(quantiles(depths, count, rng), depths, weights)
 
 
@@ -294,6 +294,9 @@ def render_rays(
     added = _normal(depths, noise, rng)
     u = quantiles(depths, settings.depth_resolution_importance, rng)
     added_to_fine = _normal(u, noise, rng)
+    if rng is not None:  # ascending, so that they can be merged with the first samples
+        u, order = u.sort(dim=-1)
+        added_to_fine = added_to_fine.expand_as(u).gather(-1, order)
     at_a_time = max(1, SAMPLES // (len(depths) * (depths.shape[-1] + u.shape[-1])))
     parts = (x.split(at_a_time, dim=1) for x in (origins, directions, depths, u, added, added_to_fine))
     tiles = [_render_tile(field, *part) for part in zip(*parts, strict=True)]
