@@ -51,7 +51,9 @@ class RenderingSettings:
     white_back: bool = False  # what is not absorbed is white, not black
     disparity_space_sampling: bool = False  # stratify 1 / depth
     density_noise: float = 0.0  # deviation of the Gaussian noise on raw densities, where samples are random
-    batch_coupled: bool = False  # as in EG3D's code, limits of depth are the batch's, not each image's
+    # As in EG3D's code, limits of depth are the batch's, not each image's. (Where no ray of a whole batch meets the
+    # box, its "auto" bounds lie behind the camera; ours stay before it even then.)
+    batch_coupled: bool = False
 
     def __post_init__(self) -> None:
         if self.depth_resolution < 2 or (self.depth_resolution_importance > 0 and self.depth_resolution < 4):
