@@ -64,6 +64,9 @@ class Camera:
                 "a camera label has 25 numbers (4x4 pose, then 3x3 intrinsics): "
                 f"expected [B, 25], got {tuple(label.shape)}"
             )
+        _require(label.isfinite().all(dim=1), label, "expected finite numbers, got {found}")
+        focal = label[:, [16, 20]]
+        _require((focal != 0).all(dim=1), focal, "its focal lengths must not be zero, got {found}")
         return cls(label[:, :16].reshape(-1, 4, 4), label[:, 16:].reshape(-1, 3, 3))
 
     def label(self) -> Labels:
@@ -228,6 +231,13 @@ def orbit(
     position = pivot + radius (sin yaw cos pitch, sin pitch, cos yaw cos pitch)
     """
     yaw, pitch = _angles(yaw, pitch)
+    if not (
+        yaw.isfinite().all() and pitch.isfinite().all() and 0 < radius < math.inf and 0 < focal < math.inf
+    ):
+        raise ValueError(
+            f"expected finite angles, and a radius and focal length of more than 0; got yaw {yaw.tolist()}, pitch "
+            f"{pitch.tolist()}, radius {radius}, focal length {focal}"
+        )
     pivot = torch.as_tensor(pivot, dtype=torch.float32, device=yaw.device)
     outward = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
     position = pivot + radius * outward
@@ -286,7 +296,6 @@ def validate(label: Tensor, radius: float | None = RADIUS, focal: float | None =
     """
     camera = Camera.from_label(label)
     label = camera.label()
-    _require(label.isfinite().all(dim=1), label, "expected finite numbers, got {found}")
     _require_rigid_pose(camera)
     _require_intrinsics(camera, focal)
     if radius is not None:

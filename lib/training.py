@@ -51,8 +51,8 @@ class Schedule:
 class Processes:
     """The processes that train one model together, one a device; without `fabric`, this one alone.
 
-    Every process draws the whole batch and takes its share of it; gradients are averaged. So what a run learns
-    from does not depend on their number.
+    Every process draws the whole batch and takes its share of it; gradients are averaged. So the pictures that a
+    run learns from do not depend on their number; the noise and jitter of its renderings do.
     """
 
     def __init__(self, device: str | torch.device = "cpu", fabric: Fabric | None = None):

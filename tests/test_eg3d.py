@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.cameras import orbit
+from lib.cameras import eg3d_look_at, orbit
 from lib.generators import (
     EG3D,
     EG3DConfig,
@@ -207,7 +208,7 @@ def test_statistics_of_w(generator):
 
 
 def test_wrong_shapes_are_explained(generator, w_plus):
-    with pytest.raises(ValueError, match=r"expected latents z \[B, 16\], got \(2, 17\)"):
+    with pytest.raises(ValueError, match=r"expected latents z, a tensor \[B, 16\], got \(2, 17\)"):
         generator.map(torch.randn(2, 17), orbit(0.0, 0.0))
     with pytest.raises(ValueError, match="expected w_plus"):
         generator.planes(w_plus[:, :1])
@@ -215,7 +216,82 @@ def test_wrong_shapes_are_explained(generator, w_plus):
         generator.map(torch.randn(2, 16), orbit(torch.zeros(3), 0.0))
 
 
+WRONG = {
+    "latents of numpy": (lambda g, w: g.map(np.zeros((2, 16)), orbit(0.0, 0.0)), "got a ndarray"),
+    "truncation": (
+        lambda g, w: g.map(torch.zeros(1, 16), orbit(0.0, 0.0), float("nan")),
+        "truncation_psi must be",
+    ),
+    "statistics of nothing": (lambda g, w: g.measure_w(n=0), "2 latents or more"),
+    "no rays": (lambda g, w: g.synthesize(w, orbit(0.0, 0.0), neural_resolution=0), "1 or more; got 0"),
+    "half a ray": (
+        lambda g, w: g.synthesize(w, orbit(0.0, 0.0), neural_resolution=1.5),
+        "1 or more; got 1.5",
+    ),
+    "no heads": (lambda g, w: g.synthesize(w[:0], orbit(0.0, 0.0)), "expected w_plus"),
+    "other heads": (lambda g, w: g.render(g.planes(w), w[[0, 1, 1]], orbit(0.0, 0.0)), "for each of 2 heads"),
+    "one style": (lambda g, w: g.render(g.planes(w), w[:, :1], orbit(0.0, 0.0)), "expected w_plus"),
+    "other planes": (
+        lambda g, w: g.render(g.planes(w)[:, :, :2], w, orbit(0.0, 0.0)),
+        "planes of 4 channels",
+    ),
+    "empty label": (lambda g, w: g.synthesize(w, torch.zeros(1, 25)), "focal lengths must not be zero"),
+    "label of nan": (lambda g, w: g.synthesize(w, torch.full((1, 25), torch.nan)), "finite numbers"),
+    "camera of nan": (lambda g, w: g.camera(yaw=float("nan")), "finite angles"),
+    "a box of no size": (lambda g, w: RenderingSettings(box_warp=0.0), "side of a cube"),
+    "samples below none": (lambda g, w: RenderingSettings(48, -5), "0 or more; got 48 and -5"),
+    "planes that are lines": (
+        lambda g, w: EG3D(dataclasses.replace(TINY, plane_axes=np.zeros((3, 3, 3)).tolist())),
+        "two different directions",
+    ),
+    "unknown noise": (lambda g, w: SuperResolutionConfig(noise_mode="loud"), "noise_mode must be one of"),
+    "no distance": (
+        lambda g, w: dataclasses.replace(TINY, camera_radius=0.0),
+        "camera_radius must be more than 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_explained(generator, w_plus, name):
+    call, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        call(generator, w_plus)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_missing_device_is_named():
+    with pytest.raises(ValueError, match="no CUDA device was found"):
+        load_generator("portraits64", device="cuda")
+
+
+def test_what_is_not_a_number_stays_visible(generator, w_plus):
+    """An overflow must reach the loss as NaN, not end as a wrong index."""
+    broken = w_plus.clone()
+    broken[0, 0, 0] = torch.nan
+    view = generator.synthesize(broken, orbit(0.0, 0.0))
+    assert view.image[0].isnan().any()
+    assert view.image[1].isfinite().all()
+    points = torch.tensor([[[0.0, 0.1, 0.2], [torch.nan, 0.0, 0.0], [torch.inf, 0.0, 0.0]]])
+    density, _ = generator.sample(generator.planes(w_plus[:1]), points)
+    assert density.isnan().tolist() == [[False, True, True]]
+    empty, _ = generator.sample(generator.planes(w_plus[:1]), points[:, :0])
+    assert empty.shape == (1, 0)
+
+
 # -------------------------------------------------------------------- views
+def test_cameras_of_the_generator_stand_where_it_was_trained():
+    """At the training's distance from the origin, looking at its pivot: as EG3D's own sampler places them."""
+    config = dataclasses.replace(TINY, camera_radius=1.7, camera_focal=1.7074, camera_pivot=(0.0, 0.0, 0.2))
+    with torch.device("meta"):
+        generator = EG3D(config)
+    generator.plane_axes = torch.zeros(1)
+    camera = generator.camera(yaw=torch.tensor([0.0, 0.4]))
+    expected = eg3d_look_at(math.pi / 2 + torch.tensor([0.0, 0.4]), math.pi / 2, 1.7, 1.7074, (0.0, 0.0, 0.2))
+    torch.testing.assert_close(camera.label(), expected.label())
+    torch.testing.assert_close(generator.frontal_camera().label(), camera[0].label())
+
+
 def test_one_head_from_many_cameras_and_many_heads_from_one(generator, w_plus):
     cameras = orbit(torch.tensor([-0.3, 0.0, 0.5]), 0.1)
     planes = generator.planes(w_plus[:1])

@@ -41,6 +41,10 @@ def load_generator(
     "released" or "corrected") where the file does not say it. Raises `CheckpointError`, a ValueError, for
     files of other kinds.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"no CUDA device was found for device={str(device)!r}; device='cpu' works everywhere"
+        )
     # Imported here, since it is also a command (`python -m lib.generators.checkpoints`), which must not be
     # imported before it starts.
     from lib.generators import checkpoints

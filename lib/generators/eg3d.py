@@ -5,6 +5,7 @@ configuration.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.cameras import FOCAL, Camera, as_camera, orbit
+from lib.cameras import FOCAL, Camera, as_camera, look_at, orbit
 from lib.generators.rendering import RenderingSettings, plane_axes, render_rays
 from lib.generators.stylegan2 import (
+    NOISE_MODES,
     EqualLinear,
     MappingNetwork,
     SynthesisBlock,
@@ -51,6 +53,10 @@ class SuperResolutionConfig:
     own_filter: bool = False  # an unused buffer that some official modules have in their state dict
     float16: bool = False  # compute in float16 on CUDA devices; pictures are summed in float32 all the same
     aliased: bool = False  # as in EG3D's code, a block 0 that does not upsample adds its picture to image_raw
+
+    def __post_init__(self) -> None:
+        if self.noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}; got {self.noise_mode!r}")
 
     @classmethod
     def official(cls, name: str, **changes: Any) -> "SuperResolutionConfig":
@@ -115,6 +121,9 @@ class EG3DConfig:
             raise ValueError(
                 f"feature_channels must be at least 3 (the raw picture); got {self.feature_channels}"
             )
+        for name in ("camera_radius", "camera_focal"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be more than 0; got {getattr(self, name)}")
 
     @property
     def resolution(self) -> int:
@@ -335,10 +344,18 @@ class EG3D(nn.Module):
             raise RuntimeError("the statistics of w are not known yet: call generator.measure_w() once")
         return statistic
 
+    def camera(self, yaw: float | Tensor = 0.0, pitch: float | Tensor = 0.0) -> Camera:
+        """Cameras that see the head from these angles (radians) as in training: its distance, focal length, pivot.
+
+        As in EG3D the distance is from the origin, although the camera looks at the pivot.
+        """
+        seen = orbit(yaw, pitch, radius=self.config.camera_radius, focal=self.config.camera_focal)
+        pivot = torch.tensor(self.config.camera_pivot).expand_as(seen.position).to(seen.position)
+        return Camera(look_at(seen.position, pivot), seen.intrinsics).to(self.plane_axes.device)
+
     def frontal_camera(self) -> Camera:
-        """The camera in front of the head, at this generator's radius and focal length."""
-        camera = orbit(0.0, 0.0, radius=self.config.camera_radius, focal=self.config.camera_focal)
-        return camera.to(self.plane_axes.device)
+        """The camera in front of the head."""
+        return self.camera()
 
     # ---------------------------------------------------------------- latent
     def map(
@@ -352,8 +369,11 @@ class EG3D(nn.Module):
 
         Truncation pulls the first `truncation_cutoff` layers (None: all) to the mean of the training's w.
         """
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"expected latents z [B, {self.z_dim}], got {tuple(z.shape)}")
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.z_dim:
+            found = tuple(z.shape) if isinstance(z, Tensor) else f"a {type(z).__name__}"
+            raise ValueError(f"expected latents z, a tensor [B, {self.z_dim}], got {found}")
+        if not isinstance(truncation_psi, int | float) or not math.isfinite(truncation_psi):
+            raise ValueError(f"truncation_psi must be a number, 1 for no truncation; got {truncation_psi!r}")
         z = z.to(self.plane_axes)
         w = self.backbone.mapping(z, self._condition(camera, z.shape[0]))
         w_plus = w[:, None].expand(-1, self.n_layers, -1)
@@ -370,6 +390,8 @@ class EG3D(nn.Module):
     @torch.no_grad()
     def measure_w(self, camera: Camera | None = None, n: int = 10_000, seed: int = 0) -> "EG3D":
         """Measure `w_mean` and `w_std` over n latents under one camera (default: frontal); returns itself."""
+        if n < 2:
+            raise ValueError(f"a spread needs 2 latents or more; got n = {n}")
         rng = torch.Generator().manual_seed(seed)
         camera = self.frontal_camera() if camera is None else camera
         total, squares = torch.zeros(self.w_dim, dtype=torch.float64), 0.0
@@ -397,13 +419,16 @@ class EG3D(nn.Module):
         force_fp32: bool = False,
     ) -> Tensor:
         """Tri-planes [B, 3, C, H, W] of a head. `rng` draws the noise of noise_mode "random"."""
-        if w_plus.shape[1:] != (self.n_layers, self.w_dim):
+        self._require_styles(w_plus)
+        features = self.backbone.synthesis(w_plus.to(self.plane_axes), noise_mode, rng, force_fp32)
+        return features.unflatten(1, (3, self.config.plane_channels))
+
+    def _require_styles(self, w_plus: Tensor) -> None:
+        if w_plus.ndim != 3 or w_plus.shape[1:] != (self.n_layers, self.w_dim) or len(w_plus) == 0:
             raise ValueError(
                 f"expected w_plus [B, {self.n_layers}, {self.w_dim}], got {tuple(w_plus.shape)}; "
                 "a single w [B, w_dim] is repeated by w[:, None].expand(-1, generator.n_layers, -1)"
             )
-        features = self.backbone.synthesis(w_plus.to(self.plane_axes), noise_mode, rng, force_fp32)
-        return features.unflatten(1, (3, self.config.plane_channels))
 
     def sample(self, planes: Tensor, points: Points) -> tuple[PerPoint, PointFeatures]:
         """Raw densities [B, N] and colours [B, N, C] at world points [B, N, 3]; one head serves any batch.
@@ -437,6 +462,15 @@ class EG3D(nn.Module):
         are jittered. `settings` replaces the generator's own way of sampling, for instance by more samples, or by
         coarse ones alone. `force_fp32` keeps a float16 super-resolution in full precision.
         """
+        self._require_styles(w_plus)
+        if len(w_plus) not in (1, len(planes)):
+            raise ValueError(f"expected a w_plus for each of {len(planes)} heads, or one; got {len(w_plus)}")
+        if neural_resolution is not None and (
+            not isinstance(neural_resolution, int) or neural_resolution < 1
+        ):
+            raise ValueError(
+                f"neural_resolution counts rays along a side, 1 or more; got {neural_resolution!r}"
+            )
         camera = as_camera(camera).to(planes.device, planes.dtype)
         w_plus = w_plus.to(planes)
         camera = camera.expand(planes.shape[0]) if len(camera) == 1 else camera

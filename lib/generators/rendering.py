@@ -5,6 +5,7 @@ to the compositing. Without a random generator all samples are deterministic: th
 samples is 1/2 and the importance samples are the quantiles (k + 1/2) / N; with one, both are drawn from it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -56,7 +57,12 @@ class RenderingSettings:
     batch_coupled: bool = False
 
     def __post_init__(self) -> None:
-        if self.depth_resolution < 2 or (self.depth_resolution_importance > 0 and self.depth_resolution < 4):
+        counts = self.depth_resolution, self.depth_resolution_importance
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise ValueError(
+                f"numbers of samples must be whole and 0 or more; got {counts[0]!r} and {counts[1]!r}"
+            )
+        if counts[0] < 2 or (counts[1] > 0 and counts[0] < 4):
             raise ValueError(
                 f"depth_resolution must be 2 or more (4 with importance samples); got {self.depth_resolution}"
             )
@@ -65,9 +71,11 @@ class RenderingSettings:
                 "ray_start and ray_end are either both 'auto' or both numbers; "
                 f"got {self.ray_start!r} and {self.ray_end!r}"
             )
-        if self.ray_start != "auto" and not 0 <= self.ray_start < self.ray_end:
+        if self.ray_start != "auto" and not 0 <= self.ray_start < self.ray_end < math.inf:
             raise ValueError(f"expected 0 <= ray_start < ray_end; got {self.ray_start} and {self.ray_end}")
-        if self.density_noise < 0:
+        if not 0 < self.box_warp < math.inf:
+            raise ValueError(f"box_warp is the side of a cube, more than 0; got {self.box_warp}")
+        if not 0 <= self.density_noise < math.inf:
             raise ValueError(f"density_noise is a standard deviation, 0 or more; got {self.density_noise}")
 
 
@@ -92,9 +100,14 @@ def plane_axes(convention: str | Sequence[Sequence[Sequence[float]]]) -> PlaneAx
                 f"plane_axes must be 'released', 'corrected' or 3 x 3 x 3 numbers; got {convention!r}"
             )
         return torch.stack([torch.stack(axes) for axes in ([x, y, z], [x, z, y], known[convention])])
-    axes = torch.tensor(convention, dtype=torch.float32)
+    try:
+        axes = torch.tensor(convention, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"plane_axes need 3 x 3 x 3 numbers: {error}") from error
     if axes.shape != (3, 3, 3) or not axes.isfinite().all():
         raise ValueError(f"plane_axes need 3 finite matrices of 3 x 3; got shape {tuple(axes.shape)}")
+    if torch.linalg.cross(axes[:, 0], axes[:, 1]).norm(dim=1).min() < 1e-6:
+        raise ValueError("plane_axes need two different directions, u and v, for each plane")
     return axes
 
 
@@ -290,6 +303,8 @@ def render_rays(
     With `rng` the same numbers are drawn in the same order as EG3D draws them; density noise, too, is added only
     then.
     """
+    if 0 in origins.shape:
+        raise ValueError(f"expected rays [B, R, 3] of one camera or more; got {list(origins.shape)}")
     near, far = ray_bounds(origins, directions, settings)
     noise = settings.density_noise if rng is not None else 0.0
     depths = stratified_depths(near, far, settings.depth_resolution, rng, settings.disparity_space_sampling)

@@ -63,7 +63,9 @@ def corners(table: PlaneTable, points: Tensor, heads: Tensor | None = None) -> t
     stride = table.stride
     texels = torch.addmm(points.new_tensor((table.size - 1) / 2), points, table.texels_from_point.to(points))
     texels = texels.clamp_(-2, table.size).unflatten(1, (3, 2))
-    first = texels.floor()
+    first = texels.floor().nan_to_num_(
+        nan=-2.0
+    )  # an index must be one; what is not a number stays so in `within`
     within = texels.sub_(first)
     cell = torch.add(first[..., 0], first[..., 1], alpha=stride).to(torch.int32).mul_(3)
     cell += 6 * (1 + stride) + torch.arange(3, dtype=torch.int32, device=points.device)
@@ -125,6 +127,10 @@ def decode(table: PlaneTable, points: Points, first: Layer, last: Layer) -> tupl
     the raw density, the others pass a sigmoid. One head serves any batch. Always in the points' own precision.
     """
     batch, n_points = points.shape[:2]
+    if table.rows.shape[1] != first[0].shape[1]:
+        raise ValueError(
+            f"expected planes of {first[0].shape[1]} channels, as this decoder takes; got {table.rows.shape[1]}"
+        )
     if table.batch not in (1, batch):
         raise ValueError(f"planes of batch {table.batch} cannot serve points of batch {batch}")
     heads = None
@@ -135,7 +141,7 @@ def decode(table: PlaneTable, points: Points, first: Layer, last: Layer) -> tupl
         density, colour = _Decode.apply(
             points.flatten(0, 1), table.rows.to(points.dtype), *layers, table, heads
         )
-    return density.reshape(batch, n_points), colour.reshape(batch, n_points, -1)
+    return density.reshape(batch, n_points), colour.reshape(batch, n_points, colour.shape[-1])
 
 
 def _without_autocast(function: Callable) -> Callable:
