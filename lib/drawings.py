@@ -558,7 +558,7 @@ def _draw_ticks(axes: Axes, depths: Mapping[str, Tensor], top: float) -> None:
 def off_by_one(
     depths: Tensor, weights: Tensor, drawn: Tensor, errors: Mapping[str, Tensor], limit: float
 ) -> Picture:
-    """Where samples [N] fall that are drawn from one interval's weight, and maps of depth errors (title: [R, R]).
+    """Where samples [N] fall that are drawn from one interval's weight, and maps of depth errors (title: [R, R], mm).
 
     depths [D], weights [D-1]: the coarse pass, all weight in one interval. limit: end of the errors' scale.
     """
@@ -569,7 +569,7 @@ def off_by_one(
         _draw_spike(drawing.add_axes((0.03, 0.19, 0.36, 0.68)), depths, weights, drawn)
         grid = drawing.add_gridspec(1, len(maps), left=0.43, right=0.885, bottom=0.08, top=0.9, wspace=0.04)
         _titled(drawing, grid, 0, maps)
-        drawing.colorbar(scale, cax=drawing.add_axes((0.9, 0.14, 0.013, 0.69)), label="depth error")
+        drawing.colorbar(scale, cax=drawing.add_axes((0.9, 0.14, 0.013, 0.69)), label="depth error, mm")
     return drawing
 
 

@@ -210,6 +210,7 @@ def save_orbit_video(
     if frames < 1:
         raise ValueError(f"a video needs at least one frame; got {frames}")
     _require_known(beside, BESIDE, "panels beside a video")
+    head = head.still()
     limits = _frontal_limits(head) if "depth" in beside else (0.0, 1.0)
     cameras = view_of(head, *ellipse(frames, yaw_amplitude, pitch_amplitude))
     progress = tqdm(total=frames, desc=path.name, unit="frame", leave=False)
@@ -288,7 +289,7 @@ def export(
     """
     kinds, folder = tuple(dict.fromkeys(kinds)), Path(folder)
     _require_known(kinds, EXPORTS, "exports")
-    camera = view_of(head, 0.0) if camera is None else camera
+    head, camera = head.still(), view_of(head, 0.0) if camera is None else camera
     if level is None and {*MESHES, "voxels"} & set(kinds):
         level = surface_level(head)
     mesh = extract_mesh(head, grid, level) if set(MESHES) & set(kinds) else None

@@ -49,6 +49,9 @@ class Head(Protocol):
     def density(self, points: Tensor) -> Tensor:
         """Raw densities [1, N] at world points [1, N, 3]."""
 
+    def still(self) -> "Head":
+        """The same head with all made that its views and densities share; of a still head, itself."""
+
 
 def view_of(head: Head, yaw: float | Tensor, pitch: float | Tensor = 0.0) -> Camera:
     """Cameras that see the head from these angles (radians), as far away as its generator was trained."""
@@ -84,7 +87,7 @@ def density_grid(head: Head, resolution: int = 128, batch: int = 2**18) -> np.nd
     """
     if resolution < 2:
         raise ValueError(f"a density grid needs at least 2 samples a side; got {resolution}")
-    side = head.generator.config.rendering.box_warp
+    head, side = head.still(), head.generator.config.rendering.box_warp
     densities = np.empty(resolution**3, np.float32)
     for start in range(0, len(densities), batch):
         index = torch.arange(start, min(start + batch, len(densities)))
@@ -102,7 +105,7 @@ def surface_level(head: Head, camera: Camera | None = None, opaque: float = 0.9)
     A level set of this density passes through the rendered depth, whatever sharpness the generator learnt.
     opaque: pixels count whose alpha is at least this share of the view's largest.
     """
-    camera = view_of(head, 0.0) if camera is None else camera
+    head, camera = head.still(), view_of(head, 0.0) if camera is None else camera
     view = head.render(camera)
     points, alpha = seen_points(camera, view.depth), view.alpha.flatten(1).cpu()
     if alpha.max() < 0.5:
@@ -127,8 +130,8 @@ def extract_mesh(
     level: raw density of the surface; None measures it (`surface_level`). EG3D used `OFFICIAL_LEVEL`.
     extents: how far it reaches from the origin along x, y, z; None leaves out what is not seen (`seen_extents`).
     """
+    head, side = head.still(), head.generator.config.rendering.box_warp
     level = surface_level(head) if level is None else level
-    side = head.generator.config.rendering.box_warp
     extents = seen_extents(head) if extents is None else extents
     mesh = surface_of(density_grid(head, resolution), level, side, extents)
     if largest_component:
@@ -192,6 +195,7 @@ def vertex_colours(
     A vertex counts as seen up to `tolerance` behind the rendered depth. One that no view sees takes the
     colour of the nearest vertex that is seen.
     """
+    head = head.still()
     points = torch.tensor(mesh.vertices, dtype=torch.float32)[None]
     normals = torch.tensor(mesh.vertex_normals, dtype=torch.float32)
     total, weight = torch.zeros(len(mesh.vertices), 3), torch.zeros(len(mesh.vertices), 1)
@@ -242,6 +246,7 @@ def point_cloud(
     turns towards the camera by a cosine above `least_slant`: at an edge the expected depth lies between two
     surfaces, on none.
     """
+    head = head.still()
     limits = torch.tensor(seen_extents(head) if extents is None else extents)
     points, colours = [], []
     for yaw, pitch in views:
@@ -308,24 +313,36 @@ def _obj(mesh: trimesh.Trimesh) -> bytes:
 
 
 def _glb(mesh: trimesh.Trimesh) -> bytes:
-    exported = mesh.copy()
+    exported = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     if mesh.visual.kind == "vertex":
         colours = np.asarray(mesh.visual.vertex_colors)
-        exported.visual.vertex_colors = np.concatenate([linear_bytes(colours[:, :3]), colours[:, 3:]], axis=1)
+        exported.vertex_attributes[_COLOURS] = np.concatenate(
+            [linear_colours(colours[:, :3]), colours[:, 3:] * np.uint16(257)], axis=1
+        )
     return trimesh.exchange.gltf.export_glb(exported.scene(), tree_postprocessor=_make_unlit)
 
 
-def linear_bytes(srgb: np.ndarray) -> np.ndarray:
-    """sRGB bytes as linear ones (IEC 61966-2-1), which is what a GLB holds."""
+_COLOURS = "_COLOURS"
+"""An attribute of our own until it takes the place of trimesh's colours, which have 8 bits."""
+
+
+def linear_colours(srgb: np.ndarray) -> np.ndarray:
+    """sRGB bytes as linear numbers of 16 bits (IEC 61966-2-1), which is what a GLB holds.
+
+    With 8 bits the 64 darkest values would become 14, and dark hair bands.
+    """
     value = srgb / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return np.round(linear * 255).astype(np.uint8)
+    return np.round(linear * 65535).astype(np.uint16)
 
 
 def _make_unlit(tree: dict) -> None:
-    """Give every primitive of a glTF one material that ignores lamps."""
+    """Give every primitive of a glTF its colours, and one material that ignores lamps."""
     tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
     tree["materials"] = [{"name": "portrait", "extensions": {"KHR_materials_unlit": {}}}]
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0
+            if _COLOURS in primitive["attributes"]:
+                index = primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(_COLOURS)
+                tree["accessors"][index]["normalized"] = True

@@ -85,6 +85,7 @@ def save_voxels(
     level: raw density of the surface; None measures it (`surface_level`).
     """
     path = require_suffix(path, ".mrc")
+    head = head.still()
     level = surface_level(head) if level is None else level
     volume = official_volume(density_grid(head, resolution))
     surface = official_surface(volume, level)

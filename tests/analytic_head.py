@@ -66,6 +66,9 @@ class AnalyticHead:
     def planes(self) -> Tensor:
         return self.w_plus.new_zeros(1, 3, 1, 2, 2)
 
+    def still(self) -> "AnalyticHead":
+        return self
+
     def render(self, camera: Camera, **options) -> Rendering:
         return self.generator.render(self.planes(), self.w_plus, camera, **options)
 

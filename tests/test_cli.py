@@ -52,7 +52,7 @@ class Movable(RandomFeatures):
 
 def arguments(*photos: str, method: str = "w", **options: object) -> list[str]:
     given = {"weights": "tiny.safetensors", "label": "label.txt", "method": method, "steps": 2} | options
-    given |= {"pivot-steps": 2} if method == "pti" else {}
+    given = ({"pivot-steps": 2} if method == "pti" else {}) | given
     return [*photos, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
@@ -97,6 +97,24 @@ def test_refuses_to_mix_settings_or_replace_what_is_not_its_own(work, capsys):
     assert main([*arguments("crop.png", out="mine"), "--force"]) == 1
     assert "not from here" in capsys.readouterr().err
     assert (work / "mine" / "crop" / "thesis.txt").read_text() == "years of work"
+
+
+def test_other_weights_of_the_same_name_are_another_generator(work, capsys):
+    assert main(arguments("crop.png")) == 0
+    generator = tiny_generator()
+    generator.decoder.net[2].bias[0] += 1e-3
+    save_generator(generator, "tiny.safetensors", dtype=torch.float32)
+    assert main(arguments("crop.png")) == 1
+    assert "made with another generator_sha256" in capsys.readouterr().err
+
+
+def test_a_folder_that_takes_no_files_is_said_before_any_photo(work, monkeypatch, capsys):
+    monkeypatch.setitem(METHODS, "w", None)  # which cannot be called
+    (work / "taken").write_text("a file")
+    for out in ("taken", "/proc/eg3d"):
+        assert main(arguments("crop.png", out=out)) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: cannot write to --out {out}: ") and said.count("\n") == 1
 
 
 def test_one_bad_photo_does_not_stop_the_others(work, capsys):
@@ -148,6 +166,16 @@ def test_exports_are_added_without_another_inversion(work, monkeypatch, capsys):
     assert "skipped" in capsys.readouterr().out
     exports = json.loads((work / "out" / "crop" / "report.json").read_text())["exports"]
     assert list(exports) == ["ply", "depth", "obj"]
+
+
+def test_exports_that_are_gone_are_made_again(work, capsys):
+    assert main(arguments("crop.png", export="ply,depth", grid=16)) == 0
+    for name in ("mesh.ply", "depth_colours.png"):
+        (work / "out" / "crop" / name).unlink()
+        assert main(arguments("crop.png", export="ply,depth", grid=16)) == 0
+        said = capsys.readouterr().out
+        assert said.endswith(f"crop has {'ply' if name == 'mesh.ply' else 'depth'} now\n")
+        assert name in names(work)
 
 
 def test_exports_are_redone_when_they_are_asked_for_otherwise(work, capsys):
@@ -208,7 +236,11 @@ def test_options_that_contradict_are_refused(work, capsys):
         ({"export": "glb,stl"}, "--export does not know stl; it knows glb, ply"),
         ({"beside": "alpha"}, "--beside does not know alpha; it knows depth, normals"),
         ({"export": "glb", "beside": "depth"}, "--beside belongs to the video"),
-        ({"grid": 4}, "--grid needs at least 16"),
+        ({"grid": 4}, "--grid must be 16 to 1024 samples a side; got 4"),
+        ({"grid": 200000}, "--grid must be 16 to 1024 samples a side; got 200000"),
+        ({"steps": 0}, "--steps must be 1 or more; got 0"),
+        ({"steps": -3}, "--steps must be 1 or more; got -3"),
+        ({"method": "pti", "pivot-steps": -1}, "--pivot-steps must be 1 or more; got -1"),
     ):
         assert main(arguments("crop.png", **wrong)) == 1
         assert message in capsys.readouterr().err

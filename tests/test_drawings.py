@@ -281,6 +281,7 @@ def test_off_by_one_marks_where_weight_and_samples_are():
     picture = drawings.off_by_one(depths, weights, torch.tensor([3.9, 4.0, 4.1]), errors, limit=0.01)
     assert_nothing_is_cropped(picture)
     assert words(picture.axes[0]) == ["4.0", "4.5"]
+    assert picture.axes[3].get_ylabel() == "depth error, mm"
     red, blue = (picture.axes[k].images[0].get_array()[2, 2].astype(int) for k in (1, 2))
     assert red[0] > red[2] and blue[2] > blue[0]
 

@@ -1,8 +1,11 @@
+import copy
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from lib import meshes
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D, load_generator, save_generator
 from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
@@ -11,7 +14,9 @@ from lib.inversion.projection import learning_rate_ramp, noise_maps, shake_ramp,
 from lib.inversion.pti import locality_loss, locality_sample
 from lib.inversion.result import fingerprint
 from lib.losses import noise_regulariser
+from lib.media import EXPORTS, export, save_orbit_video
 from lib.paths import WEIGHTS
+from lib.voxels import save_voxels
 from tests.tiny_generator import RandomFeatures, tiny_generator
 
 VIEW = orbit(0.2, 0.1)
@@ -183,10 +188,10 @@ def test_starts_from_a_latent_or_an_inversion(generator, target, code):
     for initial in (as_w_plus, as_w, as_w[None], as_w_plus[0], as_inversion):
         for function in (invert_w, invert_wplus, invert_pti):
             assert torch.allclose(
-                function(generator, target, VIEW, initial=initial, steps=0, **QUIET).w_plus, code, atol=1e-6
+                function(generator, target, VIEW, initial=initial, steps=1, **QUIET).w_plus, code, atol=1e-6
             )
     with pytest.raises(ValueError, match=r"\[16\] or \[1, 6, 16\].*\(1, 3, 16\)"):
-        invert_w(generator, target, VIEW, initial=code[:, :3], steps=0, **QUIET)
+        invert_w(generator, target, VIEW, initial=code[:, :3], steps=1, **QUIET)
 
 
 def test_says_when_it_diverges(generator, target, method):
@@ -199,6 +204,17 @@ def test_says_when_it_diverges(generator, target, method):
 
 
 # ----------------------------------------------------------------------- the projector's parts
+@pytest.mark.parametrize("steps", [0, -1])
+def test_refuses_to_take_no_step(generator, target, method, steps):
+    with pytest.raises(ValueError, match=f"^steps must be 1 or more; got {steps}"):
+        method(generator, target, VIEW, steps=steps)
+
+
+def test_pti_refuses_to_search_in_no_step(generator, target):
+    with pytest.raises(ValueError, match="pivot_steps must be 1 or more; got 0"):
+        invert_pti(generator, target, VIEW, pivot_steps=0, steps=1, **QUIET)
+
+
 def test_learning_rate_ramp():
     """Karras et al., 2020, as the projectors have it: up over 5 %, down by a cosine over the last 25 %."""
     assert learning_rate_ramp(0.0) == 0
@@ -245,7 +261,7 @@ def test_w_statistics_follow_the_conditioning_camera(generator, target):
     starts = {}
     for conditioning in ("frontal", "target"):
         found = invert_w(
-            generator, target, VIEW, steps=0, conditioning=conditioning, statistics_samples=100, **QUIET
+            generator, target, VIEW, steps=1, conditioning=conditioning, statistics_samples=100, **QUIET
         )
         starts[conditioning] = found.w_plus[0, 0]
     z = torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
@@ -283,7 +299,7 @@ def test_pti_stops_before_the_step_once_the_threshold_is_met(generator, target, 
     assert len(met.history["lpips"]) == 1
     assert fingerprint(met.generator.state_dict()) == fingerprint(generator.state_dict())
 
-    start = invert_w(generator, target, VIEW, steps=0, **QUIET)
+    start = invert_w(generator, target, VIEW, steps=1, **QUIET)
     settings = {"initial": start, "learning_rate": 3e-3, **QUIET}
     full = invert_pti(generator, target, VIEW, steps=30, lpips_threshold=0.0, **settings)
     threshold = full.history["lpips"][10]
@@ -308,7 +324,7 @@ def test_locality_sample_is_at_its_distance_toward_a_sample(generator, code):
 
 def test_locality_keeps_the_generator_as_it_was_elsewhere(generator):
     target = torch.linspace(-0.9, 0.3, 16).expand(1, 3, 16, 16).contiguous()
-    start = invert_w(generator, target, VIEW, steps=0, **QUIET)
+    start = invert_w(generator, target, VIEW, steps=1, **QUIET)
     settings = {"initial": start, "steps": 40, "learning_rate": 1e-2, "lpips_threshold": 0, **QUIET}
     free, kept = (
         invert_pti(generator, target, VIEW, lam_locality=weight, locality_distance=2.0, **settings)
@@ -356,6 +372,51 @@ def test_renders_many_views_of_one_head(tuned):
 def test_density_is_the_generators(tuned):
     points = torch.rand(1, 7, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     assert torch.equal(tuned.density(points), tuned.generator.density(tuned.w_plus, points))
+
+
+def test_a_still_head_is_the_same_and_runs_the_backbone_once(generator, code):
+    head, points = Inversion(code, generator, VIEW), torch.rand(1, 9, 3) - 0.5
+    with backbone_calls(generator) as calls:
+        still = head.still()
+        image, density = still.render().image, still.density(points)
+        assert still.still() is still
+    assert len(calls) == 1
+    assert torch.equal(image, head.render().image) and torch.equal(density, head.density(points))
+
+
+def test_exports_run_the_backbone_once(generator, code, tmp_path):
+    head = Inversion(code, generator, VIEW)
+    mesh = meshes.extract_mesh(head, 16)
+    for task in (
+        lambda: export(head, tmp_path, EXPORTS, grid=16, beside=("depth",)),
+        lambda: meshes.density_grid(head, 16, batch=500),
+        lambda: meshes.vertex_colours(head, mesh, tolerance=0.1),
+        lambda: meshes.point_cloud(head),
+        lambda: meshes.extract_mesh(head, 16),
+        lambda: save_orbit_video(head, tmp_path / "orbit.mp4", frames=4, batch=1),
+        lambda: save_voxels(head, tmp_path / "voxels.mrc", 16, level=None),
+    ):
+        with backbone_calls(generator) as calls:
+            task()
+        assert len(calls) == 1
+
+
+@contextmanager
+def backbone_calls(generator):
+    """A list that grows by an entry for each run of the backbone."""
+    calls = []
+    hook = generator.backbone.synthesis.register_forward_hook(lambda *_: calls.append(1))
+    yield calls
+    hook.remove()
+
+
+def test_a_still_head_does_not_hide_what_changes(generator, code):
+    """Nothing is kept between two renderings of the inversion itself."""
+    changing = copy.deepcopy(generator)
+    head = Inversion(code, changing, VIEW)
+    before = head.render().image
+    changing.backbone.synthesis.b4.const.add_(1.0)
+    assert not torch.equal(before, head.render().image)
 
 
 def test_refuses_a_latent_of_another_generator(generator):

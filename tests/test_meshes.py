@@ -16,7 +16,7 @@ from lib.meshes import (
     COLOUR_VIEWS,
     density_grid,
     extract_mesh,
-    linear_bytes,
+    linear_colours,
     normals_from_depth,
     point_cloud,
     save_mesh,
@@ -341,9 +341,24 @@ def test_glb_is_unlit_and_holds_linear_colours(mesh, tmp_path):
     primitive = tree["meshes"][0]["primitives"][0]
     assert tree["extensionsUsed"] == ["KHR_materials_unlit"]
     assert "KHR_materials_unlit" in tree["materials"][primitive["material"]]["extensions"]
-    brightest = tree["accessors"][primitive["attributes"]["COLOR_0"]]["max"]
-    expected = linear_bytes(np.asarray(mesh.visual.vertex_colors)[:, :3].max(axis=0))
-    assert brightest[:3] == expected.tolist()
+    accessor = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    assert primitive["attributes"].keys() == {"POSITION", "COLOR_0"}
+    assert (accessor["componentType"], accessor["type"], accessor["normalized"]) == (5123, "VEC4", True)
+    view = tree["bufferViews"][accessor["bufferView"]]
+    binary = (tmp_path / "head.glb").read_bytes()[-tree["buffers"][0]["byteLength"] :]
+    found = np.frombuffer(binary, "<u2", 4 * accessor["count"], view["byteOffset"]).reshape(-1, 4)
+    colours = np.asarray(mesh.visual.vertex_colors)
+    assert np.array_equal(found[:, :3], linear_colours(colours[:, :3])) and (found[:, 3] == 65535).all()
+
+
+def test_glb_keeps_all_256_values_of_a_colour():
+    assert len(np.unique(linear_colours(np.arange(256)))) == 256
+
+
+def test_a_mesh_without_colours_has_none_in_its_glb(mesh, tmp_path):
+    bare = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    primitive = glb_tree(save_mesh(bare, tmp_path / "bare.glb"))["meshes"][0]["primitives"][0]
+    assert primitive["attributes"].keys() == {"POSITION"}
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".ply", ".obj"])
@@ -361,8 +376,9 @@ def test_points_come_back_from_their_file(head, tmp_path):
     assert np.array_equal(loaded.colors, cloud.colors)
 
 
-def test_linear_bytes_follow_the_standard():
-    assert linear_bytes(np.array([0, 5, 128, 188, 255])).tolist() == [0, 0, 55, 128, 255]
+def test_linear_colours_follow_the_standard():
+    # to 1/255: 0, 0.387, 55.0, 128.1, 255
+    assert linear_colours(np.array([0, 5, 128, 188, 255])).tolist() == [0, 99, 14146, 32935, 65535]
 
 
 def test_other_suffixes_are_refused(mesh, tmp_path):

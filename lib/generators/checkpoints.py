@@ -1,6 +1,6 @@
 """Checkpoints of EG3D made by others: official pickles, exported state dicts, tuned generators.
 
-    python -m lib.generators.checkpoints inspect FILE
+    python -m lib.generators.checkpoints inspect NAME_OR_FILE
     python -m lib.generators.checkpoints convert FILE OUT.safetensors
     python -m lib.generators.checkpoints export NAME_OR_FILE OUT.pth
 
@@ -30,7 +30,6 @@ from lib.generators.eg3d import EG3D, EG3DConfig, PlaneAxesNumbers
 from lib.generators.official import (
     StoredNetwork,
     discriminator_config,
-    few,
     generator_config,
     official_init_kwargs,
     official_rendering_kwargs,
@@ -45,9 +44,18 @@ from lib.generators.pickles import (
     read_tensor,
 )
 from lib.generators.rendering import plane_axes
-from lib.generators.storage import assembled, load_safetensors, read_metadata, save_generator, shapes_of
-from lib.generators.stylegan2 import resampling_filter
-from lib.paths import WEIGHTS, replacing
+from lib.generators.storage import (
+    assembled,
+    differences,
+    load_safetensors,
+    parsed,
+    read_config,
+    read_metadata,
+    save_generator,
+    shapes_of,
+    usable_weights,
+)
+from lib.paths import WEIGHTS, replacing, require_suffix
 
 __all__ = [
     "Checkpoint",
@@ -153,16 +161,23 @@ def _find(contents: Any, which: str) -> StoredNetwork:
         (key for key in (which, which.lower(), "state_dict", "model") if _is_state(contents.get(key))), None
     )
     if found is None and not _is_state(contents):
-        raise CheckpointError(
-            f"the file has no network {which!r}; it has {', '.join(map(describe, list(contents)[:8])) or 'nothing'}: "
-            "choose by which='G_ema', 'G' or 'D'"
-        )
+        raise _absent(contents, which)
     network = _of_state(contents if found is None else contents[found], {} if found is None else contents)
     return (
         network
         if found == which
         else _with_note(network, f"the file does not name its network; taken as {which}")
     )
+
+
+def _absent(contents: dict, which: str) -> CheckpointError:
+    """The error for a file without that network, which says what it has instead."""
+    name = next((key for key in (which, which.lower()) if key in contents), None)
+    if name is not None:
+        found = f"what it has as {name!r} is {describe(contents[name])}"
+    else:
+        found = f"it has {', '.join(map(describe, list(contents)[:8])) or 'nothing'}"
+    return CheckpointError(f"the file has no network {which!r}; {found}: choose by which='G_ema', 'G' or 'D'")
 
 
 def _with_note(network: StoredNetwork, note: str) -> StoredNetwork:
@@ -208,13 +223,15 @@ def _of_modules(root: Instance) -> StoredNetwork:
         parameters, buffers, children = (
             _group(module, path, name) for name in ("_parameters", "_buffers", "_modules")
         )
-        parts = {id(part) for part in (module, module.state, parameters, buffers, children)}
+        hidden = module.state.get("_non_persistent_buffers_set")
+        # Each is walked once: what is shared by many modules costs no more than it takes in the file.
+        walked = (module, module.state, parameters, buffers, children, hidden)
+        parts = {id(part) for part in walked if part}
         if seen & parts or path.count(".") > 16 or len(path) > 400:
             raise CheckpointError("the network's modules are nested without end, or occur twice")
         seen |= parts
         network.modules[path] = module
         prefix = f"{path}." if path else ""
-        hidden = module.state.get("_non_persistent_buffers_set")
         hidden = {name for name in hidden if isinstance(name, str)} if isinstance(hidden, list) else set()
         for name, value in [*parameters.items(), *buffers.items()]:
             if isinstance(value, StoredTensor):
@@ -248,30 +265,17 @@ def _read_state(
     network: StoredNetwork, expected: dict[str, tuple[int, ...]], file: BinaryIO
 ) -> dict[str, Tensor]:
     """The network's tensors in float32, after a look at names, shapes and size."""
-    _compare(network.tensors, expected)
+    differing = differences({key: tensor.shape for key, tensor in network.tensors.items()}, expected)
+    if differing:
+        raise CheckpointError(f"the network is not an EG3D of the original's structure: {differing}")
     claimed = sum(tensor.numel * tensor.dtype.itemsize for tensor in network.tensors.values())
     if claimed > file.seek(0, os.SEEK_END):
         raise CheckpointError("its tensors claim more numbers than the file has; it is damaged or hostile")
-    state = {key: _read_weights(key, network.tensors[key], file) for key in expected}
+    state = {key: usable_weights(key, read_tensor(file, network.tensors[key])) for key in expected}
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in network.tensors.values()} - {"float32"}
     if types:
         network.notes.append(f"weights are stored as {', '.join(sorted(types))}; they were read as float32")
     return state
-
-
-def _read_weights(key: str, stored: StoredTensor, file: BinaryIO) -> Tensor:
-    if not stored.dtype.is_floating_point:
-        raise CheckpointError(f"expected real numbers as {key}; they are stored as {stored.dtype}")
-    value = read_tensor(file, stored).float()
-    if not value.isfinite().all():
-        raise CheckpointError(
-            f"{key} has values that are not finite: the training diverged, or the file is damaged"
-        )
-    if key.endswith("resample_filter") and not value.allclose(resampling_filter(), atol=1e-4):
-        raise CheckpointError(
-            f"{key} is not the filter [1, 3, 3, 1] that StyleGAN2 resamples with; no other is supported"
-        )
-    return value
 
 
 def _require_ordinary_shapes(network: StoredNetwork) -> None:
@@ -279,24 +283,6 @@ def _require_ordinary_shapes(network: StoredNetwork) -> None:
     for key, tensor in network.tensors.items():
         if any(not 1 <= size <= 2**16 for size in tensor.shape):
             raise CheckpointError(f"{describe(key)} has the shape {list(tensor.shape)}, which no network has")
-
-
-def _compare(found: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a network whose names or shapes are not those of its configuration."""
-    differences = {
-        "lacks": [key for key in expected if key not in found],
-        "has unknown": [key for key in found if key not in expected],
-        "has in other shapes": [
-            f"{key} {list(found[key].shape)} (expected {list(shape)})"
-            for key, shape in expected.items()
-            if key in found and found[key].shape != shape
-        ],
-    }
-    parts = [f"{verb} {len(keys)} entries: {few(keys)}" for verb, keys in differences.items() if keys]
-    if parts:
-        raise CheckpointError(
-            f"the network is not an EG3D of the original's structure: it {'; it '.join(parts)}"
-        )
 
 
 # -------------------------------------------------------------------- loading
@@ -366,6 +352,7 @@ def convert(
     plane_axes: str | PlaneAxesNumbers | None = None,
 ) -> Path:
     """Write a generator of a checkpoint as safetensors in float32, with where it comes from in the metadata."""
+    require_suffix(target, ".safetensors")
     checkpoint = read_checkpoint(source, which, plane_axes)
     generator = assembled(checkpoint.config, checkpoint.state_dict).measure_w()
     texts = {
@@ -390,6 +377,7 @@ def export_state_dict(generator: EG3D, path: str | os.PathLike) -> Path:
     Beside these it holds what the original keeps in modules: the neural rendering resolution, the planes' axes
     in its convention, and the structure of the super-resolution.
     """
+    path = require_suffix(path, ".pth", ".pt")
     config = generator.config
     contents = {
         "G_ema": official_state_dict(generator),
@@ -400,27 +388,37 @@ def export_state_dict(generator: EG3D, path: str | os.PathLike) -> Path:
         "plane_axes": torch.linalg.inv(plane_axes(config.plane_axes)).mT.contiguous(),
         "superresolution": dataclasses.asdict(config.superresolution),
     }
-    with replacing(path) as temporary:
-        torch.save(contents, temporary)
-    return Path(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(contents, file)
+    return path
 
 
 # -------------------------------------------------------------------- command line
+def _described(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file, with what is JSON in it as values."""
+    texts = read_metadata(path)
+    values = {"config": read_config(path).to_dict()}
+    if "rendering_kwargs" in texts:
+        values["rendering_kwargs"] = parsed(path, "rendering_kwargs", texts["rendering_kwargs"])
+    return texts | values
+
+
 @dataclass(frozen=True)
 class Inspect:
-    """Say what a checkpoint holds."""
+    """Say what a generator's file holds."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    name_or_file: Annotated[str, tyro.conf.Positional]
     which: Network = "G_ema"
 
     def run(self) -> Iterator[str]:
-        _require_file(self.file)
-        if _is_safetensors(self.file):
-            yield json.dumps(read_metadata(self.file), indent=2)
+        path = _weights_path(self.name_or_file)
+        _require_file(path)
+        if _is_safetensors(path):
+            yield json.dumps(_described(path), indent=2)
             return
-        checkpoint = read_checkpoint(self.file, self.which)
+        checkpoint = read_checkpoint(path, self.which)
         numbers = sum(value.numel() for value in checkpoint.state_dict.values())
-        yield f"{self.file}: {checkpoint.format}, sha256 {checkpoint.source_sha256}"
+        yield f"{path}: {checkpoint.format}, sha256 {checkpoint.source_sha256}"
         yield f"{self.which}: {len(checkpoint.state_dict)} tensors, {numbers:,} numbers"
         yield json.dumps(checkpoint.config.to_dict(), indent=2)
         yield "rendering_kwargs: " + json.dumps(checkpoint.rendering_kwargs, indent=2)

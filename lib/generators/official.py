@@ -9,7 +9,8 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from types import NoneType
+from typing import Any, BinaryIO, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -33,6 +34,7 @@ __all__ = [
     "official_init_kwargs",
     "official_rendering_kwargs",
     "plain_settings",
+    "stated_config",
 ]
 
 SHAPENET_RADIUS, SHAPENET_FOCAL = 1.7, 1.7074
@@ -76,10 +78,12 @@ class StoredNetwork:
 
 
 def _scalar(value: Any) -> Any:
-    """The value itself, if it is a number of ordinary size, a truth value or a text; else a description."""
+    """The value itself, if it is a number or a text of ordinary size, or a truth value; else a description."""
     if isinstance(value, int):  # bool, too
         return value if abs(value) < 2**63 else describe(value)
-    return value if value is None or isinstance(value, float | str) else describe(value)
+    if isinstance(value, str):  # the same long one may stand at many places of a small file
+        return value if len(value) <= 1000 else describe(value)
+    return value if value is None or isinstance(value, float) else describe(value)
 
 
 def plain_settings(value: Any) -> Any:
@@ -152,10 +156,19 @@ def _real(name: str, value: Any) -> float:
     return float(value)
 
 
-def _whole(name: str, value: Any) -> int:
+def _positive(name: str, value: Any) -> float:
     number = _real(name, value)
-    if number != int(number) or not 0 <= number <= 4096:
-        raise CheckpointError(f"expected a whole number from 0 to 4096 as {name}; found {number:g}")
+    if number <= 0:
+        raise CheckpointError(f"expected a number above 0 as {name}; found {number:g}")
+    return number
+
+
+def _whole(name: str, value: Any, lowest: int = 0, highest: int = 4096) -> int:
+    number = _real(name, value)
+    if number != int(number) or not lowest <= number <= highest:
+        raise CheckpointError(
+            f"expected a whole number from {lowest} to {highest} as {name}; found {number:g}"
+        )
     return int(number)
 
 
@@ -166,7 +179,7 @@ def _truth(name: str, value: Any) -> bool:
 
 
 def _clamp_limit(value: Any) -> float | None:
-    return None if value is None else _real("conv_clamp", value)
+    return None if value is None else _positive("conv_clamp", value)
 
 
 def _shared_clamp(network: StoredNetwork, part: str, otherwise: Any) -> float | None:
@@ -348,7 +361,7 @@ def _lr_multipliers(network: StoredNetwork) -> dict[str, float]:
         "mapping_lr_multiplier": network.attribute("backbone.mapping.fc0", "bias_gain", mapping),
         "decoder_lr_multiplier": network.attribute("decoder.net.0", "bias_gain", decoder),
     }
-    return {name: _real(name, value) for name, value in stored.items()}
+    return {name: _positive(name, value) for name, value in stored.items()}
 
 
 def _neural_resolution(network: StoredNetwork, superresolution: SuperResolutionConfig) -> int:
@@ -504,6 +517,91 @@ def discriminator_config(network: StoredNetwork) -> DiscriminatorConfig:
         )
     except ValueError as error:
         raise CheckpointError(f"its settings cannot be used: {error}") from error
+
+
+# -------------------------------------------------------------------- configuration of our own files
+_RANGES = {
+    "c_dim": (25, 25),
+    "mapping_layers": (1, 64),
+    "channel_base": (1, 2**20),
+    "num_fp16_res": (0, 64),
+    "depth_resolution_importance": (0, 4096),
+}
+"""Of whole numbers; all others count something that there is one of at least, and 4096 at most."""
+
+_POSITIVE = {"conv_clamp", "mapping_lr_multiplier", "decoder_lr_multiplier"}
+
+
+def stated_config(values: Any) -> EG3DConfig:
+    """The inverse of `EG3DConfig.to_dict` for values of unknown origin: type and range of each are checked."""
+    config = _stated("the configuration", EG3DConfig, values)
+    if config.channel_base < config.plane_resolution:
+        raise CheckpointError(
+            f"expected a channel_base of plane_resolution, {config.plane_resolution}, or more: a channel at each "
+            f"resolution; found {config.channel_base}"
+        )
+    plane_axes(config.plane_axes)  # for its checks
+    return config
+
+
+def _stated(name: str, kind: Any, value: Any) -> Any:
+    """A value as a field of this type has it."""
+    if dataclasses.is_dataclass(kind):
+        return _stated_settings(name, kind, value)
+    if get_origin(kind) is tuple:
+        return _stated_tuple(name, get_args(kind), value)
+    if kind is bool:
+        return _truth(name, value)
+    if kind is int:
+        return _whole(name, value, *_RANGES.get(name, (1, 4096)))
+    if kind is float:
+        return _positive(name, value) if name in _POSITIVE else _real(name, value)
+    if kind is str:
+        return _text(name, value)
+    return _stated_choice(name, get_args(kind), value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise CheckpointError(f"expected a text as {name}; found {describe(value)}")
+    return value
+
+
+def _stated_settings(name: str, kind: type, values: Any) -> Any:
+    """A dataclass of settings. Those that were added after a file was written may be missing."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"expected settings by name as {name}; found {describe(values)}")
+    kinds = get_type_hints(kind)
+    unknown = [key for key in values if key not in kinds]
+    missing = [key for key in kinds if dataclasses.is_dataclass(kinds[key]) and key not in values]
+    if unknown or missing:
+        raise CheckpointError(
+            f"expected the settings of {kind.__name__} as {name}; "
+            + (f"unknown are {few(unknown)}" if unknown else f"it lacks {few(missing)}")
+        )
+    return kind(**{key: _stated(key, kinds[key], value) for key, value in values.items()})
+
+
+def _stated_tuple(name: str, kinds: tuple, values: Any) -> tuple:
+    """JSON knows lists alone."""
+    if not isinstance(values, list | tuple):
+        raise CheckpointError(f"expected a list as {name}; found {describe(values)}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(values)
+    if len(values) != len(kinds):
+        raise CheckpointError(f"expected {len(kinds)} values as {name}; found {len(values)}")
+    return tuple(_stated(name, kind, value) for kind, value in zip(kinds, values, strict=True))
+
+
+def _stated_choice(name: str, kinds: tuple, value: Any) -> Any:
+    """One of several types: None, a text or a certain text, or what else there is."""
+    if value is None and NoneType in kinds:
+        return None
+    texts = [text for kind in kinds if get_origin(kind) is Literal for text in get_args(kind)]
+    if isinstance(value, str) and (str in kinds or value in texts):
+        return value
+    (other,) = (kind for kind in kinds if kind not in (NoneType, str) and get_origin(kind) is not Literal)
+    return _stated(name, other, value)
 
 
 # -------------------------------------------------------------------- the original's arguments

@@ -205,12 +205,12 @@ def _tensor(args: tuple) -> StoredTensor:
     numbers = (offset, *shape, *stride)
     if any(type(number) is not int or not 0 <= number < 2**48 for number in numbers):
         raise ValueError("offset, shape and strides of a tensor must be numbers from 0 on")
+    tensor = StoredTensor(storage, offset, shape, stride)
     if 0 not in shape:
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        tensor = StoredTensor(storage, offset, shape, stride)
         if last >= storage.count or tensor.numel > storage.count:
             raise ValueError(f"a tensor {list(shape)} does not fit in its storage of {storage.count} numbers")
-    return StoredTensor(storage, offset, shape, stride)
+    return tensor
 
 
 def _parameter(args: tuple) -> StoredTensor:

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lib.generators.eg3d import EG3D, EG3DConfig
+from lib.generators.official import few, plain_settings, stated_config
+from lib.generators.pickles import CheckpointError
 from lib.generators.rendering import plane_axes
+from lib.generators.stylegan2 import resampling_filter
 from lib.paths import replacing
 
 FORMAT = "eg3d-study/eg3d/1"
@@ -21,26 +24,17 @@ STATISTICS = {"w_mean", "w_std"}
 """Entries of a file that are not among the official names of the state dict."""
 
 
-MAX_SIZE, MAX_LAYERS = 2**20, 64
-"""Of a configuration that a file may ask for."""
-
-
 def load_safetensors(path: str | os.PathLike) -> EG3D:
-    """The generator in a file of `save_generator`, with its statistics of w."""
-    config = _config(path)
-    with safe_open(path, framework="pt") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        expected = shapes_of(EG3D, dataclasses.replace(config, plane_axes="released"))
-        wrong = [
-            key for key in expected.keys() | found.keys() - STATISTICS if found.get(key) != expected.get(key)
-        ]
-        if wrong:
-            raise ValueError(
-                f"{path} does not fit the configuration in its metadata: see {', '.join(sorted(wrong)[:3])}"
-            )
-        # Copies: tensors of an opened file lie in the file.
-        tensors = {key: file.get_tensor(key).to(torch.float32, copy=True) for key in found}
-    statistics = {key: tensors.pop(key) for key in found.keys() & STATISTICS}
+    """The generator in a file of `save_generator`, with its statistics of w.
+
+    Raises `CheckpointError` where its configuration makes no generator, or its tensors are not those of it.
+    """
+    config = read_config(path)
+    try:
+        tensors = _read_tensors(path, config)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    statistics = {key: tensors.pop(key) for key in STATISTICS & tensors.keys()}
     generator = assembled(config, tensors)
     if statistics:
         generator.set_w_statistics(**statistics)
@@ -49,17 +43,68 @@ def load_safetensors(path: str | os.PathLike) -> EG3D:
     return generator
 
 
-def _config(path: str | os.PathLike) -> EG3DConfig:
+def read_config(path: str | os.PathLike) -> EG3DConfig:
     """The configuration in a file's metadata, if one can make a network of it."""
-    config = EG3DConfig.from_dict(json.loads(read_metadata(path)["config"]))
-    parts = (config, config.rendering, config.superresolution)
-    values = [value for part in parts for value in vars(part).values()]
-    sizes = [size for value in values for size in (value if isinstance(value, tuple) else (value,))]
-    if any(isinstance(size, int) and size > MAX_SIZE for size in sizes) or config.mapping_layers > MAX_LAYERS:
-        raise ValueError(
-            f"{path} asks for a network of endless size in its metadata; it is damaged or hostile"
+    values = parsed(path, "config", read_metadata(path)["config"])
+    try:
+        return stated_config(values)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: the configuration in its metadata cannot be used: {error}") from error
+
+
+def parsed(path: str | os.PathLike, name: str, text: str) -> Any:
+    """A JSON entry of a file's metadata, as plain values of ordinary size and depth."""
+    try:
+        return plain_settings(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected JSON as {name!r} in its metadata; {error}") from error
+
+
+def _read_tensors(path: str | os.PathLike, config: EG3DConfig) -> dict[str, Tensor]:
+    """All tensors of a file in float32, after a look at names and shapes."""
+    expected = shapes_of(EG3D, dataclasses.replace(config, plane_axes="released"))
+    with safe_open(path, framework="pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        if STATISTICS & found.keys():
+            expected |= {"w_mean": (config.w_dim,), "w_std": ()}
+        differing = differences(found, expected)
+        if differing:
+            raise CheckpointError(f"it does not fit the configuration in its metadata: {differing}")
+        # Copies: tensors of an opened file lie in the file.
+        tensors = {key: usable_weights(key, file.get_tensor(key).clone()) for key in expected}
+    if tensors.get("w_std", torch.zeros([])) < 0:
+        raise CheckpointError(f"expected a spread of w of 0 or more; found w_std {tensors['w_std'].item():g}")
+    return tensors
+
+
+def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """How names and shapes of tensors differ from those of a network; an empty text if they do not."""
+    kinds = {
+        "lacks": [key for key in expected if key not in found],
+        "has unknown": [key for key in found if key not in expected],
+        "has in other shapes": [
+            f"{key} {list(found[key])} (expected {list(shape)})"
+            for key, shape in expected.items()
+            if key in found and found[key] != shape
+        ],
+    }
+    return "; ".join(f"it {verb} {len(keys)} entries: {few(keys)}" for verb, keys in kinds.items() if keys)
+
+
+def usable_weights(key: str, value: Tensor) -> Tensor:
+    """A tensor of a file in float32, if it can be a network's."""
+    if not value.is_floating_point():
+        raise CheckpointError(f"expected real numbers as {key}; they are stored as {value.dtype}")
+    value = value.float()
+    if not value.isfinite().all():
+        raise CheckpointError(
+            f"{key} has values that are not finite: the training diverged, or the file is damaged"
         )
-    return config
+    if key.endswith("resample_filter") and not value.allclose(resampling_filter(), atol=1e-4):
+        raise CheckpointError(
+            f"{key} is not the filter [1, 3, 3, 1] that StyleGAN2 resamples with; no other is supported"
+        )
+    return value
 
 
 def shapes_of(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
@@ -102,7 +147,8 @@ def save_generator(
     }
     texts = dict(metadata or {}) | {"format": FORMAT, "config": json.dumps(generator.config.to_dict())}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=texts)
+        # Not save_file: what that writes is for its owner alone.
+        temporary.write_bytes(save(tensors, metadata=texts))
     return Path(path)
 
 
@@ -112,11 +158,11 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}); expected one written by save_generator"
         ) from error
     if metadata.get("format") != FORMAT or "config" not in metadata:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is a safetensors file, but not of a generator: expected format {FORMAT!r} in its "
             f"metadata, found {metadata.get('format')!r}"
         )

@@ -28,6 +28,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ from lib.generators import EG3D, load_generator
 from lib.images import save_image
 from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
 from lib.inversion.objective import lpips_for
+from lib.inversion.result import fingerprint
 from lib.losses import l2_loss
 from lib.media import BESIDE, EXPORTS, MESHES, export, shown
 from lib.meshes import view_of
@@ -59,7 +61,9 @@ from lib.paths import replacing
 
 METHODS = {"w": invert_w, "wplus": invert_wplus, "pti": invert_pti}
 VIEW_YAWS = (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
-SMALLEST_GRID = 16
+GRIDS = (16, 1024)
+"""Fewest and most samples a side; 1024 are 4 GiB of densities."""
+
 SETTINGS_OF_EXPORTS = {
     "video": ("beside",),
     **dict.fromkeys((*MESHES, "voxels"), ("grid", "level")),
@@ -95,7 +99,7 @@ class Options:
     export: str = "video,glb"
     """What to write of the head, with commas: glb, ply, obj, points, depth, normals, video, voxels."""
     grid: int = 128
-    """Density samples a side for meshes and voxels (EG3D's scripts: 512)."""
+    """Density samples a side for meshes and voxels, 16 to 1024 (EG3D's scripts: 512)."""
     level: float | None = None
     """Raw density of the surface (default: measured where it is seen; EG3D's scripts: 10)."""
     beside: str = ""
@@ -116,6 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         print(f"error: cannot use {options.weights} on {options.device}: {error}", file=sys.stderr)
         return 1
+    problem = _unwritable(options.out)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     failed = [photo for photo in options.photos if not _tried(photo, options, generator)]
     if failed:
         print(
@@ -135,22 +143,35 @@ def _problem(options: Options) -> str | None:
         return f"several photos are called {', '.join(twice)}, and each gets a folder of its name"
     if options.pivot_steps is not None and options.method != "pti":
         return f"--pivot-steps belongs to pti, not to {options.method}"
+    for name, count in (("--steps", options.steps), ("--pivot-steps", options.pivot_steps)):
+        if count is not None and count < 1:
+            return f"{name} must be 1 or more; got {count}"
     for name, known in (("export", EXPORTS), ("beside", BESIDE)):
         unknown = [word for word in words_of(getattr(options, name)) if word not in known]
         if unknown:
             return f"--{name} does not know {', '.join(unknown)}; it knows {', '.join(known)}"
     if options.beside and "video" not in words_of(options.export):
         return "--beside belongs to the video, which --export does not name"
-    if options.grid < SMALLEST_GRID:
-        return f"--grid needs at least {SMALLEST_GRID} samples a side, not {options.grid}"
+    if not GRIDS[0] <= options.grid <= GRIDS[1]:
+        return f"--grid must be {GRIDS[0]} to {GRIDS[1]} samples a side; got {options.grid}"
     return None
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why no file can be written to a folder, before minutes are spent; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"cannot write to --out {folder}: {error.strerror}"
 
 
 def _tried(photo: Path, options: Options, generator: EG3D) -> bool:
     """Process one photo; an error is printed and does not stop the others."""
     folder = options.out / photo.stem
     try:
-        settings = settings_of(photo, options)
+        settings = settings_of(photo, options, generator)
         done = is_done(folder, settings, options.force)
         report = None if done else invert_photo(photo, folder, options, generator, settings)
         added = add_exports(folder, options)
@@ -233,7 +254,12 @@ def add_exports(folder: Path, options: Options) -> list[str]:
         kind: {name: getattr(options, name) for name in SETTINGS_OF_EXPORTS[kind]}
         for kind in words_of(options.export)
     }
-    missing = [kind for kind, settings in asked.items() if made.get(kind, {}).get("settings") != settings]
+    missing = [
+        kind
+        for kind, settings in asked.items()
+        if made.get(kind, {}).get("settings") != settings
+        or not all((folder / name).is_file() for name in made[kind]["files"])
+    ]
     if not missing:
         return []
     inversion = Inversion.load(folder / "inversion.safetensors", options.device)
@@ -254,13 +280,14 @@ def add_exports(folder: Path, options: Options) -> list[str]:
 
 
 # ----------------------------------------------------------------------- what was asked, and is it done
-def settings_of(photo: Path, options: Options) -> dict[str, Any]:
+def settings_of(photo: Path, options: Options, generator: EG3D) -> dict[str, Any]:
     """All that the result depends on: for the report, and to tell whether a folder is the one asked for."""
     if not photo.is_file():
         raise FileNotFoundError(f"there is no file {photo} (looked from {Path.cwd()})")
     return {
         "photo": photo.name,
         "photo_sha256": hashlib.sha256(photo.read_bytes()).hexdigest(),
+        "generator_sha256": fingerprint(generator.state_dict(), generator.config),
         "label_sha256": hashlib.sha256(options.label.read_bytes()).hexdigest() if options.label else None,
         **{
             name: getattr(options, name)
@@ -281,7 +308,8 @@ def is_done(folder: Path, settings: dict[str, Any], force: bool = False) -> bool
         differing = [name for name, value in settings.items() if report[name] != value]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{folder} exists and is not from here: move it away, or give another --out"
+            f"{folder} exists and is not from here, or from an older version: "
+            "move it away, or give another --out"
         ) from None
     if differing and not force:
         raise ValueError(

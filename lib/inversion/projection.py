@@ -91,6 +91,7 @@ def project(
     """
     if noise not in ("own", "discard", "keep"):
         raise ValueError(f"noise is own, discard or keep, not {noise!r}")
+    require_steps(steps=steps)
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
     rng = torch.Generator().manual_seed(seed)
     mean, spread = w_statistics(
@@ -143,6 +144,13 @@ def project(
 
 
 # ----------------------------------------------------------------------- the parts of the projector
+def require_steps(**counts: int) -> None:
+    """An error where a number of steps is none."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more; got {count}")
+
+
 @torch.no_grad()
 def w_statistics(
     generator: EG3D, camera: Camera | None, samples: int, rng: torch.Generator

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
-from lib.inversion.projection import Callback, State, project, record
+from lib.inversion.projection import Callback, State, project, record, require_steps
 from lib.inversion.result import Inversion
 from lib.losses import l2_loss
 from lib.perceptual import Perceptual
@@ -53,6 +53,7 @@ def invert_pti(
     method; all methods take them. The other arguments are those of `project`. In the history of a run from a
     photo "pivot_..." is the first stage.
     """
+    require_steps(steps=steps, pivot_steps=pivot_steps)
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
     if lpips_threshold is None:
         lpips_threshold = 0.06 if generator.resolution >= 256 else 0.0

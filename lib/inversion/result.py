@@ -47,21 +47,20 @@ class Inversion:
 
     @torch.no_grad()
     def planes(self) -> Tensor:
-        """Tri-planes [1, 3, C, H, W]: keep them to render many views by `generator.render(planes, w_plus,
-        camera)`."""
+        """Tri-planes [1, 3, C, H, W]: all that the backbone makes of the code."""
         return self.generator.planes(self.w_plus)
 
-    @torch.no_grad()
+    def still(self) -> "StillHead":
+        """This head as it is now, its planes made once: for many views and points."""
+        return StillHead(self.w_plus, self.generator, self.camera, self.planes())
+
     def render(self, camera: Camera | Tensor | None = None, **options: Any) -> Rendering:
         """Views from one or many cameras (None: the input's). `options` are those of `EG3D.render`."""
-        return self.generator.render(
-            self.planes(), self.w_plus, self.camera if camera is None else camera, **options
-        )
+        return self.still().render(camera, **options)
 
-    @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         """Raw density [B, N] at world points [B, N, 3]."""
-        return self.generator.sample(self.planes(), points.to(self.w_plus.device))[0]
+        return self.still().density(points)
 
     # ------------------------------------------------------------------- files
     def save(
@@ -121,9 +120,35 @@ class Inversion:
         )
 
 
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of the names and values of a state dict."""
+@dataclass(frozen=True)
+class StillHead:
+    """An inversion's head with its planes, so that nothing runs the backbone again; see `Inversion.still`."""
+
+    w_plus: Tensor
+    generator: EG3D
+    camera: Camera
+    planes: Tensor
+
+    def still(self) -> "StillHead":
+        return self
+
+    @torch.no_grad()
+    def render(self, camera: Camera | Tensor | None = None, **options: Any) -> Rendering:
+        """Views from one or many cameras (None: the input's). `options` are those of `EG3D.render`."""
+        camera = self.camera if camera is None else camera
+        return self.generator.render(self.planes, self.w_plus, camera, **options)
+
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """Raw density [B, N] at world points [B, N, 3]."""
+        return self.generator.sample(self.planes, points.to(self.w_plus.device))[0]
+
+
+def fingerprint(weights: dict[str, Tensor], config: EG3DConfig | None = None) -> str:
+    """SHA-256 of the names and values of a state dict, and of a generator's settings if they are given."""
     digest = hashlib.sha256()
+    if config is not None:
+        digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
     for key in sorted(weights):
         digest.update(key.encode())
         digest.update(weights[key].detach().cpu().contiguous().numpy().tobytes())
