@@ -377,8 +377,8 @@ def test_points_come_back_from_their_file(head, tmp_path):
 
 
 def test_linear_colours_follow_the_standard():
-    # to 1/255: 0, 0.387, 55.0, 128.1, 255
-    assert linear_colours(np.array([0, 5, 128, 188, 255])).tolist() == [0, 99, 14146, 32935, 65535]
+    # to 1/255: 0, 0.387, 55.04, 128.24, 255
+    assert linear_colours(np.array([0, 5, 128, 188, 255])).tolist() == [0, 99, 14146, 32957, 65535]
 
 
 def test_other_suffixes_are_refused(mesh, tmp_path):
