@@ -532,7 +532,7 @@ def importance_drawn(
             mass, edges, color=RAY_COLOURS[3], lw=1.6, label="smoothed, with a floor, on EG3D's bins"
         )
         found.set(ylabel="weight")
-        found.legend(loc="upper right")
+        found.legend(loc="best")
         drawn.plot(edges, cdf, color=RAY_COLOURS[3])
         drawn.hlines(quantiles, coarse[0][0], fine, color="0.75", lw=0.8)
         drawn.vlines(fine, 0, quantiles, color=RAY_COLOURS[0], lw=0.9)

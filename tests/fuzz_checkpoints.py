@@ -26,9 +26,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from lib.generators import EG3D, CheckpointError, SuperResolutionConfig
+from lib.generators import EG3D, CheckpointError, SuperResolutionConfig, save_generator
 from lib.generators.checkpoints import export_state_dict, read_checkpoint
 from lib.generators.discriminators import DualDiscriminator
+from lib.generators.storage import load_safetensors
 from tests.official_layout import (
     OFFICIAL_TINY,
     TINY_DISCRIMINATOR,
@@ -56,6 +57,8 @@ HOSTILE_NAMES = (
     ("training.triplane", "X"),
     ("a.b", "c.d"),
 )
+
+HOSTILE_VALUES = (b"0", b"1", b"-1", b"[]", b"{}", b"99", b"9e9", b"null", b"NaN")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def seeds(folder: Path) -> list[Path]:
         write_torch(tuned, folder / "tuned.pt"),
         write_torch(tuned, folder / "legacy.pt", zipped=False),
         export_state_dict(generator, folder / "exported.pth"),
+        save_generator(generator.measure_w(n=10), folder / "own.safetensors", torch.float32),
     ]
 
 
@@ -172,7 +176,28 @@ def inserted_opcodes(content: bytes, draw: random.Random) -> bytes:
     return content[:target] + piece * draw.choice((1, 1, 100)) + content[target:]
 
 
-CHANGES = (flip, flip, truncate, splice, other_opcode, other_opcode, other_name, inserted_opcodes)
+def other_setting(content: bytes, draw: random.Random) -> bytes:
+    """A value in the metadata of safetensors becomes another, as long with its spaces."""
+    values = list(re.finditer(rb"\d+\.?\d*|true|false|null", content[: content.find(b"}}")]))
+    value = draw.choice(HOSTILE_VALUES)
+    places = [found for found in values if len(found[0]) >= len(value)]
+    if content[8:9] != b"{" or not places:
+        return flip(content, draw)
+    found = draw.choice(places)
+    return content[: found.start()] + value.ljust(len(found[0])) + content[found.end() :]
+
+
+CHANGES = (
+    flip,
+    flip,
+    truncate,
+    splice,
+    other_opcode,
+    other_opcode,
+    other_name,
+    inserted_opcodes,
+    other_setting,
+)
 
 
 # -------------------------------------------------------------------- the worker
@@ -220,16 +245,21 @@ def work(options: Options) -> None:
 def outcome(path: Path) -> str:
     """What reading a file comes to: "read", "refused: ...", or the name of an error that must not be."""
     try:
-        checkpoint = read_checkpoint(path)
+        state = read_state(path)
     except CheckpointError as error:
         reason = re.sub(r"at byte \d+: .*|'.*", "...", str(error).partition(": ")[2])
         return f"refused: {reason[:70]}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    finite = all(
-        value.isfinite().all() and value.dtype == torch.float32 for value in checkpoint.state_dict.values()
-    )
+    finite = all(value.isfinite().all() and value.dtype == torch.float32 for value in state.values())
     return "read" if finite else "values that are not finite"
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a file of any kind."""
+    if path.read_bytes()[8:9] == b"{":
+        return load_safetensors(path).state_dict()
+    return read_checkpoint(path).state_dict
 
 
 # -------------------------------------------------------------------- the watch

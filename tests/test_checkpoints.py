@@ -441,24 +441,145 @@ def test_safetensors_of_any_length_of_metadata_are_known(generator, path):
 def test_kinds_of_files_are_told_by_content(generator, tmp_path):
     official = write_official_pickle(tmp_path / "renamed.safetensors", generator)
     assert load_generator(official).config == generator.config
-    converted = convert(official, tmp_path / "renamed.pkl")
+    converted = convert(official, tmp_path / "a.safetensors").rename(tmp_path / "renamed.pkl")
     assert load_generator(converted).config == generator.config
     with pytest.raises(ValueError, match="says itself"):
         load_generator(converted, plane_axes="corrected")
 
 
-@pytest.mark.parametrize(
-    "changes", [{"plane_resolution": 2**40}, {"channel_max": 2**50}, {"mapping_layers": 10**9}, {"w_dim": 8}]
-)
-def test_safetensors_that_ask_for_another_network_are_refused(generator, tmp_path, changes):
-    """Before memory is taken for it: an endless network needs only a few characters of metadata."""
-    path = convert(
-        write_official_pickle(tmp_path / "network.pkl", generator), tmp_path / "network.safetensors"
-    )
-    config = json.dumps(generator.config.to_dict() | changes)
-    save_file(load_file(path), path, metadata=read_metadata(path) | {"config": config})
-    with pytest.raises(ValueError, match=r"endless size|does not fit"):
+@pytest.fixture(scope="module")
+def own_file(generator, tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "network.safetensors"
+    return save_generator(copy.deepcopy(generator).measure_w(n=10), path, torch.float32)
+
+
+def rewritten(path, source, config=None, **tensors):
+    """A copy of a file with another text as its configuration, and other tensors; None leaves one out."""
+    metadata = read_metadata(source) | ({} if config is None else {"config": config})
+    changed = {key: value for key, value in (load_file(source) | tensors).items() if value is not None}
+    save_file(changed, path, metadata=metadata)
+    return path
+
+
+def assert_refused(path, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_generator(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < 1000
+
+
+CONFIGURATIONS = {
+    "{nope": "expected JSON as 'config'",
+    "[" * 100_000: "expected JSON as 'config'",
+    "9" * 5_000: "expected JSON as 'config'",
+    "[" * 20 + "]" * 20: "nested without end",
+    "{}": "it lacks rendering, superresolution",
+    "[]": "settings by name as the configuration; found a list",
+    "null": "found None",
+}
+
+
+@pytest.mark.parametrize("index", range(len(CONFIGURATIONS)))
+def test_safetensors_whose_metadata_is_no_configuration_are_refused(own_file, path, index):
+    config, message = list(CONFIGURATIONS.items())[index]
+    assert_refused(rewritten(path, own_file, config), message)
+
+
+WRONG_SETTINGS = [
+    ({"z_dim": "512"}, "a number as z_dim; found '512'"),
+    ({"z_dim": True}, "a number as z_dim; found True"),
+    ({"z_dim": 2.5}, "from 1 to 4096 as z_dim; found 2.5"),
+    ({"z_dim": 10**400}, "a number as z_dim; found 'a huge number'"),
+    ({"c_dim": 10}, "from 25 to 25 as c_dim"),
+    ({"plane_resolution": 2**20}, "from 1 to 4096 as plane_resolution"),
+    ({"plane_resolution": 12}, "power of two"),
+    ({"channel_base": 0}, "as channel_base; found 0"),
+    ({"channel_base": 8}, "channel_base of plane_resolution, 16, or more"),
+    ({"channel_max": 2**50}, "as channel_max"),
+    ({"mapping_layers": 10**9}, "from 1 to 64 as mapping_layers"),
+    ({"mapping_lr_multiplier": 0}, "above 0 as mapping_lr_multiplier"),
+    ({"conv_clamp": -1}, "above 0 as conv_clamp"),
+    ({"w_dim": 8}, "does not fit the configuration in its metadata: it has in other shapes 22 entries"),
+    ({"camera_radius": -1}, "camera_radius must be more than 0"),
+    ({"camera_pivot": [0, 0]}, "3 values as camera_pivot; found 2"),
+    ({"camera_pivot": 0}, "a list as camera_pivot; found 0"),
+    ({"conditioning_zero": "no"}, "True or False as conditioning_zero; found 'no'"),
+    ({"conditioning_zero": 7}, "True or False as conditioning_zero; found 7"),
+    ({"c_scale": "a"}, "a number as c_scale"),
+    ({"c_scale": float("nan")}, "a number as c_scale"),
+    ({"plane_axes": "bogus"}, "plane_axes must be"),
+    ({"plane_axes": [[[1, 0, 0]]]}, "plane_axes need 3 finite matrices"),
+    ({"plane_axes": 3}, "a list as plane_axes"),
+    ({"colour": 3}, "unknown are colour"),
+    ({"rendering": {"box_warp": 0}}, "box_warp is the side of a cube"),
+    ({"rendering": {"box_warp": -1}}, "box_warp is the side of a cube"),
+    ({"rendering": {"box_warp": float("inf")}}, "a number as box_warp"),
+    ({"rendering": {"depth_resolution": 10**6}}, "from 1 to 4096 as depth_resolution"),
+    ({"rendering": {"depth_resolution_importance": -5}}, "from 0 to 4096 as depth_resolution_importance"),
+    ({"rendering": {"ray_start": "far"}}, "a number as ray_start; found 'far'"),
+    ({"rendering": {"rays": 3}}, "settings of RenderingSettings as rendering; unknown are rays"),
+    ({"rendering": 3}, "settings by name as rendering"),
+    ({"superresolution": {"noise_mode": "bogus"}}, "noise_mode must be one of"),
+    ({"superresolution": {"noise_mode": 1}}, "a text as noise_mode"),
+    ({"superresolution": {"widths": [8, 4, 4]}}, "2 values as widths; found 3"),
+    ({"superresolution": {"upsample": [True, "x"]}}, "True or False as upsample"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(WRONG_SETTINGS)))
+def test_safetensors_of_impossible_settings_are_refused(own_file, path, index):
+    """By their types and ranges, before memory is taken: an endless network needs only a few characters."""
+    changes, message = WRONG_SETTINGS[index]
+    config = json.loads(read_metadata(own_file)["config"])
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    assert_refused(rewritten(path, own_file, json.dumps(config)), message)
+
+
+FILTER = "backbone.synthesis.b8.conv0.resample_filter"
+WRONG_TENSORS = {
+    "not finite": ({"decoder.net.0.bias": torch.full([16], torch.nan)}, "decoder.net.0.bias has values that are not"),
+    "whole": ({"decoder.net.0.bias": torch.ones(16, dtype=torch.int64)}, "real numbers as decoder.net.0.bias"),
+    "filter": ({FILTER: torch.zeros(4, 4)}, r"is not the filter \[1, 3, 3, 1\]"),
+    "shape": ({"decoder.net.0.bias": torch.ones(3)}, r"decoder.net.0.bias \[3\] \(expected \[16\]\)"),
+    "missing": ({"decoder.net.0.bias": None}, "lacks 1 entries: decoder.net.0.bias"),
+    "unknown": ({"decoder.net.4.bias": torch.ones(3)}, "unknown 1 entries: decoder.net.4.bias"),
+    "shape of w_mean": ({"w_mean": torch.ones(3)}, r"w_mean \[3\] \(expected \[16\]\)"),
+    "no w_std": ({"w_std": None}, "lacks 1 entries: w_std"),
+    "w_std not finite": ({"w_std": torch.tensor(torch.inf)}, "w_std has values that are not finite"),
+    "negative w_std": ({"w_std": torch.tensor(-1.0)}, "found w_std -1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_TENSORS)
+def test_safetensors_of_other_tensors_are_refused(own_file, path, name):
+    tensors, message = WRONG_TENSORS[name]
+    assert_refused(rewritten(path, own_file, **tensors), message)
+
+
+def test_safetensors_of_older_versions_are_read(generator, own_file, path):
+    """Without the settings that were added later, and without the statistics of w, which are measured."""
+    config = json.loads(read_metadata(own_file)["config"])
+    del config["mapping_lr_multiplier"], config["rendering"]["batch_coupled"]
+    loaded = load_generator(rewritten(path, own_file, json.dumps(config), w_mean=None, w_std=None))
+    assert loaded.config == generator.config
+    assert loaded.w_std > 0
+
+
+def test_files_are_as_readable_as_any_other(generator, own_file, tmp_path):
+    (tmp_path / "other").touch()
+    exported = export_state_dict(generator, tmp_path / "network.pth")
+    modes = {path.stat().st_mode for path in (own_file, exported, tmp_path / "other")}
+    assert len(modes) == 1
+
+
+def test_names_of_files_tell_their_format(generator, path, tmp_path):
+    write_official_pickle(path, generator)
+    with pytest.raises(ValueError, match=r"ends in \.safetensors; got 'out\.pkl'"):
+        convert(path, tmp_path / "out.pkl")
+    with pytest.raises(ValueError, match=r"ends in \.pth or \.pt; got 'out\.safetensors'"):
+        export_state_dict(generator, tmp_path / "out.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 # -------------------------------------------------------------------- files that are something else
@@ -568,6 +689,7 @@ UNUSABLE = {
     "clamp_mode": ({"clamp_mode": "relu"}, "expected clamp_mode 'softplus'"),
     "box": ({"box_warp": 0}, "positive box_warp"),
     "a text": ({"ray_end": "far"}, "a number as ray_end; found 'far'"),
+    "a number for a truth value": ({"white_back": 7}, "True or False as white_back; found 7"),
     "half auto": ({"ray_start": "auto"}, "both 'auto'"),
     "order": ({"ray_start": 4.0}, "ray_start < ray_end"),
     "samples": ({"depth_resolution": 2}, "depth_resolution must be"),
@@ -611,6 +733,14 @@ def test_layers_of_different_clamps_are_refused(generator, path):
         read_checkpoint(edited(generator, path, edit))
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_clamp_to_nothing_is_refused(generator, path, limit):
+    with pytest.raises(CheckpointError, match="above 0 as conv_clamp"):
+        read_checkpoint(
+            edited(generator, path, lambda c, g: set_clamps(g["_modules"]["backbone"].state, limit))
+        )
+
+
 def test_missing_settings_are_named(generator, path):
     with pytest.raises(CheckpointError, match="rendering_kwargs lack box_warp"):
         read_checkpoint(edited(generator, path, lambda c, g: g["rendering_kwargs"].pop("box_warp")))
@@ -620,6 +750,11 @@ def test_networks_that_are_not_there(generator, discriminator, path):
     write_official_pickle(path, generator)
     with pytest.raises(CheckpointError, match=r"no network 'D'; it has 'G', 'G_ema'"):
         load_discriminator(path)
+    write_pickle(official_contents(generator) | {"D": None}, path)
+    with pytest.raises(CheckpointError, match=r"no network 'D'; what it has as 'D' is None: choose"):
+        load_discriminator(path)
+    with pytest.raises(CheckpointError, match=r"no network 'G_ema'; what it has as 'g_ema' is a dict of 1:"):
+        read_checkpoint(write_pickle({"g_ema": {"x": 1}}, path))
     with pytest.raises(ValueError, match="load_discriminator"):
         load_generator(path, which="D")
     contents = official_contents(generator, discriminator)
@@ -668,6 +803,15 @@ def once(module):
     return made
 
 
+def share_a_set(state):
+    """One set, which may be long, in many modules; to look at it in each could take hours."""
+    own = vars(torch.nn.Module()) | {"_non_persistent_buffers_set": {"x"}}
+    for name in "ab":
+        state["_modules"][name] = Persistent(
+            "X", own | {"_buffers": {}, "_parameters": {}, "_modules": {}}, ""
+        )
+
+
 HOSTILE = {
     "call as a network": lambda c, g: c.update(G_ema=Call(os.system, "touch mark")),
     "call as a weight": lambda c, g: g["_parameters"].update(x=Call(os.system, "touch mark")),
@@ -689,6 +833,7 @@ HOSTILE = {
     "modules of one state": lambda c, g: g["_modules"].update(
         {name: Persistent("X", vars(g["_modules"]["ray_sampler"]), "") for name in "ab"}
     ),
+    "hidden buffers of many modules": lambda c, g: share_a_set(g),
     "endless names of parameters": lambda c, g: g["_parameters"].update({"x" * 10**6: torch.ones(1)}),
     "endless number": lambda c, g: g.update(neural_rendering_resolution=2**2000),
     "endless setting": lambda c, g: g["rendering_kwargs"].update(box_warp=2**2000),
@@ -715,6 +860,13 @@ def test_hostile_checkpoints_are_refused_and_do_nothing(generator, path, monkeyp
         load_generator(path)
     assert len(str(caught.value)) < 1000
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_texts_that_are_shared_do_not_grow(generator, path):
+    text = "x" * 10**5
+    many = dict.fromkeys(map(str, range(100)), text)
+    checkpoint = read_checkpoint(edited(generator, path, lambda c, g: g["rendering_kwargs"].update(many)))
+    assert len(json.dumps(checkpoint.rendering_kwargs)) < 20_000
 
 
 def test_tensors_that_share_their_numbers_do_not_grow(path):
@@ -821,16 +973,39 @@ def test_command_line(generator, path, tmp_path, capsys):
     assert_same(official_state_dict(load_generator(tmp_path / "a.pth")), generator)
 
 
+def test_inspection_of_safetensors(generator, path, tmp_path, capsys):
+    """By name or by file; what is JSON in the metadata is shown as such."""
+    assert main(["inspect", "portraits64"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["rendering"]["box_warp"] == 1
+    converted = convert(write_official_pickle(path, generator), tmp_path / "a.safetensors")
+    assert main(["inspect", str(converted)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["rendering_kwargs"]["clamp_mode"] == "softplus"
+    assert shown["config"]["z_dim"] == 16
+    assert shown["source"] == path.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+@pytest.mark.parametrize("command", ["convert", "export"])
+def test_places_that_cannot_be_written_to(generator, path, capsys, command):
+    write_official_pickle(path, generator)
+    out = {"convert": "/proc/x.safetensors", "export": "/proc/x.pth"}[command]
+    assert main([command, str(path), out]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "/proc" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["inspect", "convert", "export"])
 def test_errors_of_the_command_line_are_one_line(command, path, tmp_path, capsys):
     path.write_text("<html>\nSign in\n</html>")
-    out = [] if command == "inspect" else [str(tmp_path / "out.pth")]
+    name = {"inspect": None, "convert": "out.safetensors", "export": "out.pth"}[command]
+    out = [str(tmp_path / name)] if name else []
     assert main([command, str(path), *out]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert "web page" in captured.err
-    assert not (tmp_path / "out.pth").exists()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert main([command, str(tmp_path / "absent.pkl"), *out]) == 1
 
 

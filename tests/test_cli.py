@@ -111,7 +111,7 @@ def test_other_weights_of_the_same_name_are_another_generator(work, capsys):
 def test_a_folder_that_takes_no_files_is_said_before_any_photo(work, monkeypatch, capsys):
     monkeypatch.setitem(METHODS, "w", None)  # which cannot be called
     (work / "taken").write_text("a file")
-    for out in ("taken", "/proc/eg3d"):
+    for out in ("taken", "taken/deeper"):
         assert main(arguments("crop.png", out=out)) == 1
         said = capsys.readouterr().err
         assert said.startswith(f"error: cannot write to --out {out}: ") and said.count("\n") == 1

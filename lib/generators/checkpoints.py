@@ -232,13 +232,7 @@ def _of_modules(root: Instance) -> StoredNetwork:
         seen |= parts
         network.modules[path] = module
         prefix = f"{path}." if path else ""
-        hidden = {name for name in hidden if isinstance(name, str)} if isinstance(hidden, list) else set()
-        for name, value in [*parameters.items(), *buffers.items()]:
-            if isinstance(value, StoredTensor):
-                if name not in hidden:
-                    network.tensors[prefix + name] = value
-            elif value is not None:
-                raise CheckpointError(f"expected a tensor as {prefix}{name}; found {describe(value)}")
+        network.tensors |= _own_tensors(prefix, parameters | buffers, hidden)
         for name, child in children.items():
             if isinstance(child, Instance):
                 waiting.append((prefix + name, child))
@@ -250,6 +244,17 @@ def _of_modules(root: Instance) -> StoredNetwork:
         rendering = init.get("rendering_kwargs") if isinstance(init, dict) else None
     network.rendering = plain_settings(rendering) if isinstance(rendering, dict) else None
     return network
+
+
+def _own_tensors(prefix: str, tensors: dict[str, Any], hidden: Any) -> dict[str, StoredTensor]:
+    """A module's own part of its state dict: all but the buffers that are not persistent."""
+    hidden = {name for name in hidden if isinstance(name, str)} if isinstance(hidden, list) else set()
+    for name, value in tensors.items():
+        if value is not None and not isinstance(value, StoredTensor):
+            raise CheckpointError(f"expected a tensor as {prefix}{name}; found {describe(value)}")
+    return {
+        prefix + name: value for name, value in tensors.items() if value is not None and name not in hidden
+    }
 
 
 def _group(module: Instance, path: str, name: str) -> dict:

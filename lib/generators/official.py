@@ -173,7 +173,7 @@ def _whole(name: str, value: Any, lowest: int = 0, highest: int = 4096) -> int:
 
 
 def _truth(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | int):
+    if not isinstance(value, bool | int) or value not in (0, 1):
         raise CheckpointError(f"expected True or False as {name}; found {describe(value)}")
     return bool(value)
 
