@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from lib.cameras import Camera, orbit
+from lib.cameras import Camera
 from lib.images import resize
 from lib.paths import replacing, require_suffix
 from lib.shapes import Images, Points, SingleMaps, checked
@@ -54,9 +54,8 @@ class Head(Protocol):
 
 
 def view_of(head: Head, yaw: float | Tensor, pitch: float | Tensor = 0.0) -> Camera:
-    """Cameras that see the head from these angles (radians), as far away as its generator was trained."""
-    config = head.generator.config
-    return orbit(yaw, pitch, radius=config.camera_radius, focal=config.camera_focal)
+    """Cameras that see the head from these angles (radians), placed as its generator was trained."""
+    return head.generator.camera(yaw, pitch).to("cpu")
 
 
 @torch.no_grad()

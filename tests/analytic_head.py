@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lib.cameras import Camera
+from lib.cameras import Camera, orbit
 from lib.generators.eg3d import EG3DConfig, Rendering
 from lib.generators.rendering import RenderingSettings, render_rays
 
@@ -26,6 +26,9 @@ class AnalyticGenerator:
     @property
     def resolution(self) -> int:
         return self.config.resolution
+
+    def camera(self, yaw: float | Tensor = 0.0, pitch: float | Tensor = 0.0) -> Camera:
+        return orbit(yaw, pitch)
 
     def inside(self, points: Tensor) -> Tensor:
         """Signed distance to the surface, positive inside."""
