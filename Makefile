@@ -60,7 +60,7 @@ lock: $(VENV)/.dev
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 	@# Which build of torch a machine takes, and what that build brings along, is the machine's affair.
 	{ echo '# Versions that work together, for pip install -c (see the Makefile). Made from pyproject.toml by: make lock'; \
-	  sed -E -e '/^(nvidia|cuda|triton)/d' -e 's/^(torch==[^+ ]*)\+[a-z0-9]*/\1/' -e '/unsafe in a requirements/,$$d' \
+	  sed -E -e '/^(nvidia|cuda|triton)/d' -e '/^$$/d' -e 's/^(torch==[^+ ]*)\+[a-z0-9]*/\1/' -e '/unsafe in a requirements/,$$d' \
 	  requirements.lock; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
