@@ -133,7 +133,7 @@ def declared():
 
 def third_party(sources):
     """Distributions whose modules these sources import."""
-    own = {path.stem for path in project_files("tests/*.py")} | {"lib", "tests"}
+    own = {path.stem for path in project_files("tests/*.py")} | {"lib", "tests", "benchmarks"}
     trees = [ast.parse(source) for source in sources]
     modules = {name.split(".")[0] for tree in trees for name in imported_modules(tree, set())}
     return {IMPORTED_AS.get(name, name) for name in modules - own - set(sys.stdlib_module_names)}
@@ -151,6 +151,7 @@ def sources(pattern):
 def test_every_import_is_declared():
     groups = declared()
     assert third_party([*sources("lib/*.py"), *notebook_sources()]) <= groups["study"] | groups["data"]
+    assert third_party(sources("benchmarks/*.py")) <= groups["study"]
     assert third_party(sources("tests/*.py")) <= set().union(*groups.values())
 
 
