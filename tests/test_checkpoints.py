@@ -27,13 +27,13 @@ from lib.generators import (
     read_metadata,
     save_generator,
 )
+from lib.generators.__main__ import main
 from lib.generators.checkpoints import (
     CheckpointError,
     CheckpointWarning,
     convert,
     export_state_dict,
     load_discriminator,
-    main,
     official_state_dict,
     read_checkpoint,
 )
@@ -687,7 +687,7 @@ def test_other_networks_are_named(name, path):
 
 UNUSABLE = {
     "clamp_mode": ({"clamp_mode": "relu"}, "expected clamp_mode 'softplus'"),
-    "box": ({"box_warp": 0}, "positive box_warp"),
+    "box": ({"box_warp": 0}, "a number above 0 as box_warp"),
     "a text": ({"ray_end": "far"}, "a number as ray_end; found 'far'"),
     "a number for a truth value": ({"white_back": 7}, "True or False as white_back; found 7"),
     "half auto": ({"ray_start": "auto"}, "both 'auto'"),
@@ -1011,7 +1011,7 @@ def test_errors_of_the_command_line_are_one_line(command, path, tmp_path, capsys
 
 def test_the_module_runs_as_a_command(path):
     path.write_bytes(b"")
-    command = [sys.executable, "-W", "error", "-m", "lib.generators.checkpoints", "inspect", str(path)]
+    command = [sys.executable, "-W", "error", "-m", "lib.generators", "inspect", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {path}: ")

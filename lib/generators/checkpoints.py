@@ -1,9 +1,5 @@
 """Checkpoints of EG3D made by others: official pickles, exported state dicts, tuned generators.
 
-    python -m lib.generators.checkpoints inspect NAME_OR_FILE
-    python -m lib.generators.checkpoints convert FILE OUT.safetensors
-    python -m lib.generators.checkpoints export NAME_OR_FILE OUT.pth
-
 Files are read as data by `lib.generators.pickles`; no code in them is run, and nothing that they name is
 imported. Sizes are inferred from the tensors' shapes; what shapes do not tell comes from the settings that lie
 beside them, and is the released FFHQ 512 model's where there are none. Only the numbers of the network that is
@@ -14,15 +10,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
@@ -48,9 +41,6 @@ from lib.generators.storage import (
     assembled,
     differences,
     load_safetensors,
-    parsed,
-    read_config,
-    read_metadata,
     save_generator,
     shapes_of,
     usable_weights,
@@ -63,10 +53,12 @@ __all__ = [
     "CheckpointWarning",
     "convert",
     "export_state_dict",
+    "is_safetensors",
     "load_discriminator",
     "load_generator",
     "official_state_dict",
     "read_checkpoint",
+    "weights_path",
 ]
 
 Network = Literal["G_ema", "G", "D"]
@@ -298,14 +290,23 @@ def load_generator(
     which: Literal["G_ema", "G"] = "G_ema",
     plane_axes: str | PlaneAxesNumbers | None = None,
 ) -> EG3D:
-    """A generator by name ("portraits64") or from a file; see `lib.generators.load_generator`."""
-    path = _weights_path(name_or_path)
-    _require_file(path)
+    """A generator by name ("portraits64") or from a file; in evaluation mode, no gradients.
+
+    Files are told apart by content: our safetensors, official EG3D pickles, state dicts and tuned generators
+    written by torch.save. `which` of the latter's networks is meant, and how their planes lie (`plane_axes`
+    "released" or "corrected") where the file does not say it. Raises `CheckpointError`, a ValueError, for
+    files of other kinds.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"no CUDA device was found for device={str(device)!r}; device='cpu' works everywhere"
+        )
+    path = weights_path(name_or_path)
     if which not in ("G_ema", "G"):
         raise ValueError(
             f"expected which='G_ema' or 'G'; got {which!r} (a discriminator: load_discriminator)"
         )
-    if _is_safetensors(path):
+    if is_safetensors(path):
         if plane_axes is not None or which != "G_ema":
             raise ValueError(
                 f"{path} is a safetensors file and says itself what it holds: leave out which and plane_axes"
@@ -325,7 +326,7 @@ def load_discriminator(path: str | os.PathLike, device: str | torch.device = "cp
     return discriminator.to(device)
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """By content: safetensors start with the length of a JSON text, which starts with a brace."""
     with path.open("rb") as file:
         head = file.read(9)
@@ -335,13 +336,14 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" and not other
 
 
-def _weights_path(name_or_path: str | os.PathLike) -> Path:
-    """The file that is meant, or an error that says what there is."""
+def weights_path(name_or_path: str | os.PathLike) -> Path:
+    """The file of a generator's name, or that file itself; an error says what there is."""
     path = Path(name_or_path).expanduser()
     shipped = WEIGHTS / f"{path}.safetensors"
     if path.parent == Path() and shipped.is_file():
         return shipped
     if path.exists() or path.suffix or path.parent != Path():
+        _require_file(path)
         return path
     known = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))) or "none"
     raise FileNotFoundError(
@@ -396,77 +398,3 @@ def export_state_dict(generator: EG3D, path: str | os.PathLike) -> Path:
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(contents, file)
     return path
-
-
-# -------------------------------------------------------------------- command line
-def _described(path: Path) -> dict[str, Any]:
-    """The metadata of a safetensors file, with what is JSON in it as values."""
-    texts = read_metadata(path)
-    values = {"config": read_config(path).to_dict()}
-    if "rendering_kwargs" in texts:
-        values["rendering_kwargs"] = parsed(path, "rendering_kwargs", texts["rendering_kwargs"])
-    return texts | values
-
-
-@dataclass(frozen=True)
-class Inspect:
-    """Say what a generator's file holds."""
-
-    name_or_file: Annotated[str, tyro.conf.Positional]
-    which: Network = "G_ema"
-
-    def run(self) -> Iterator[str]:
-        path = _weights_path(self.name_or_file)
-        _require_file(path)
-        if _is_safetensors(path):
-            yield json.dumps(_described(path), indent=2)
-            return
-        checkpoint = read_checkpoint(path, self.which)
-        numbers = sum(value.numel() for value in checkpoint.state_dict.values())
-        yield f"{path}: {checkpoint.format}, sha256 {checkpoint.source_sha256}"
-        yield f"{self.which}: {len(checkpoint.state_dict)} tensors, {numbers:,} numbers"
-        yield json.dumps(checkpoint.config.to_dict(), indent=2)
-        yield "rendering_kwargs: " + json.dumps(checkpoint.rendering_kwargs, indent=2)
-        yield from (f"note: {note}" for note in checkpoint.notes)
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Write a generator of a checkpoint as safetensors."""
-
-    file: Annotated[Path, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
-    which: Literal["G_ema", "G"] = "G_ema"
-    plane_axes: Literal["released", "corrected"] | None = None
-    """How the planes lie, where the file does not say it."""
-
-    def run(self) -> Iterator[str]:
-        yield f"written: {convert(self.file, self.out, self.which, self.plane_axes)}"
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a generator as a .pth with official names, as EG3D's tools read it."""
-
-    name_or_file: Annotated[str, tyro.conf.Positional]
-    out: Annotated[Path, tyro.conf.Positional]
-
-    def run(self) -> Iterator[str]:
-        yield f"written: {export_state_dict(load_generator(self.name_or_file), self.out)}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 1 where something cannot be read or written."""
-    subcommands: dict[str, Callable] = {"inspect": Inspect, "convert": Convert, "export": Export}
-    command = tyro.extras.subcommand_cli_from_dict(subcommands, args=arguments, description=__doc__)
-    try:
-        for line in command.run():
-            print(line)
-    except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

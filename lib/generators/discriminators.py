@@ -19,6 +19,7 @@ from lib.generators.stylegan2 import (
     LRELU_SLOPE,
     EqualLinear,
     MappingNetwork,
+    low_pass,
     resampling_filter,
 )
 from lib.shapes import FeatureMaps, Images, Labels, PerImage, SingleMaps, checked
@@ -68,25 +69,16 @@ class DiscriminatorConfig:
         """Plain values, fit for JSON."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DiscriminatorConfig":
-        """The inverse of `to_dict`."""
-        unknown = set(values) - {item.name for item in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings of a discriminator: {', '.join(sorted(unknown))}")
-        return cls(**values)
-
 
 def downsampling_conv2d(x: Tensor, weight: Tensor, taps: Tensor) -> Tensor:
     """Low-pass filter, then convolution with stride 2: x [B, I, H, W], weight [O, I, k, k], k 3 or 1.
 
     Padded so that the output pixels [B, O, H/2, W/2] lie between those of the input, two by two.
     """
-    channels, kernel = x.shape[1], weight.shape[-1]
-    taps = taps.to(x.dtype).expand(channels, 1, -1, -1)
+    kernel = weight.shape[-1]
     if kernel == 1:  # filter only where the convolution looks
-        return F.conv2d(F.conv2d(x, taps, stride=2, padding=1, groups=channels), weight)
-    return F.conv2d(F.conv2d(x, taps, padding=1 + kernel // 2, groups=channels), weight, stride=2)
+        return F.conv2d(low_pass(x, taps, padding=1, stride=2), weight)
+    return F.conv2d(low_pass(x, taps, padding=1 + kernel // 2), weight, stride=2)
 
 
 @checked

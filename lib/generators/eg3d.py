@@ -169,30 +169,8 @@ class EG3DConfig:
         return dataclasses.replace(small, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """Plain values, fit for JSON; `lib.generators.official.stated_config` is the inverse."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "EG3DConfig":
-        """The inverse of `to_dict`, also after a round trip through JSON."""
-        values = _with_tuples(values)
-        unknown = set(values) - {item.name for item in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings of an EG3D generator: {', '.join(sorted(unknown))}")
-        parts = {
-            "rendering": RenderingSettings(**values["rendering"]),
-            "superresolution": SuperResolutionConfig(**_with_tuples(values["superresolution"])),
-        }
-        return cls(**values | parts)
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples; the configuration is frozen and has no lists."""
-    return {key: _as_tuple(value) for key, value in values.items()}
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 class Decoder(nn.Module):

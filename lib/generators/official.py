@@ -25,6 +25,7 @@ from lib.generators.pickles import (
     read_tensor,
 )
 from lib.generators.rendering import RenderingSettings, plane_axes
+from lib.generators.stylegan2 import NOISE_MODES
 
 __all__ = [
     "StoredNetwork",
@@ -316,8 +317,6 @@ def _rendering_settings(network: StoredNetwork) -> RenderingSettings:
         raise CheckpointError(f"its rendering_kwargs lack {', '.join(sorted(missing))}")
     if kwargs.get("clamp_mode", "softplus") != "softplus":
         raise CheckpointError(f"expected clamp_mode 'softplus'; found {describe(kwargs['clamp_mode'])}")
-    if not _real("box_warp", kwargs["box_warp"]) > 0:
-        raise CheckpointError(f"expected a positive box_warp; found {kwargs['box_warp']}")
     bounds = {
         name: "auto" if kwargs[name] == "auto" else _real(name, kwargs[name])
         for name in ("ray_start", "ray_end")
@@ -328,7 +327,7 @@ def _rendering_settings(network: StoredNetwork) -> RenderingSettings:
         depth_resolution_importance=_whole(
             "depth_resolution_importance", kwargs.get("depth_resolution_importance", 0)
         ),
-        box_warp=_real("box_warp", kwargs["box_warp"]),
+        box_warp=_positive("box_warp", kwargs["box_warp"]),
         density_noise=_real("density_noise", kwargs.get("density_noise", 0)),
         **{name: _truth(name, kwargs.get(name, False)) for name in flags},
         **bounds,
@@ -395,7 +394,7 @@ def _superresolution_config(network: StoredNetwork) -> SuperResolutionConfig:
             f"its super-resolution takes {describe(stated)} pixels, but its noise is for {entry}"
         )
     noise_mode = (network.rendering or {}).get("superresolution_noise_mode", "none")
-    if noise_mode not in ("none", "const", "random"):
+    if noise_mode not in NOISE_MODES:
         raise CheckpointError(f"unknown superresolution_noise_mode {describe(noise_mode)}")
     antialias = (network.rendering or {}).get("sr_antialias", base.antialias)
     antialias = network.attribute("superresolution", "sr_antialias", antialias)

@@ -101,10 +101,11 @@ def _convolve(
     return _Convolution.apply(x, weight, transposed, stride, padding, groups)
 
 
-def low_pass(x: Tensor, taps: Tensor, padding: int) -> Tensor:
-    """Every channel of x [B, C, H, W] correlated with taps [k, k], with zeros around."""
+def low_pass(x: Tensor, taps: Tensor, padding: int, stride: int = 1) -> Tensor:
+    """Every channel of x [B, C, H, W] correlated with taps [k, k], with zeros around; every stride-th pixel of it."""
     channels = x.shape[1]
-    return _convolve(x, taps.to(x.dtype).repeat(channels, 1, 1, 1), padding=padding, groups=channels)
+    filters = taps.to(x.dtype).repeat(channels, 1, 1, 1)
+    return _convolve(x, filters, stride=stride, padding=padding, groups=channels)
 
 
 @checked

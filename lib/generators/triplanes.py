@@ -63,9 +63,8 @@ def corners(table: PlaneTable, points: Tensor, heads: Tensor | None = None) -> t
     stride = table.stride
     texels = torch.addmm(points.new_tensor((table.size - 1) / 2), points, table.texels_from_point.to(points))
     texels = texels.clamp_(-2, table.size).unflatten(1, (3, 2))
-    first = texels.floor().nan_to_num_(
-        nan=-2.0
-    )  # an index must be one; what is not a number stays so in `within`
+    # An index must be a number; what is none stays so in `within`, and in the weights.
+    first = texels.floor().nan_to_num_(nan=-2.0)
     within = texels.sub_(first)
     cell = torch.add(first[..., 0], first[..., 1], alpha=stride).to(torch.int32).mul_(3)
     cell += 6 * (1 + stride) + torch.arange(3, dtype=torch.int32, device=points.device)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lib.cameras import Camera
 from lib.generators import EG3D, EG3DConfig, Rendering, load_generator
+from lib.generators.official import stated_config
+from lib.generators.storage import parsed
 from lib.paths import replacing
 
 FORMAT = "eg3d-study/inversion/1"
@@ -108,7 +110,7 @@ class Inversion:
                 )
             weights = original | weights
         else:
-            generator = EG3D(EG3DConfig.from_dict(json.loads(texts["config"])))
+            generator = EG3D(stated_config(parsed(path, "config", texts["config"])))
         generator.load_state_dict(weights, strict=True)
         generator.set_w_statistics(tensors["w_mean"], tensors["w_std"])
         return cls(
