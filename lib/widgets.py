@@ -6,7 +6,7 @@ A saved notebook shows no live widget, so each can give a still picture of itsel
 import html
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import ipywidgets
 import numpy as np
@@ -18,7 +18,24 @@ from lib.generators.eg3d import Rendering
 from lib.meshes import view_of
 
 
-class Viewer(ipywidgets.VBox):
+class _Live(ipywidgets.VBox):
+    """A picture that follows its controls: `update` draws it, and `status` says what went wrong with that."""
+
+    def follow(self, controls: Iterable[ipywidgets.Widget]) -> None:
+        """Draw now, and whenever one of the controls is moved."""
+        for control in controls:
+            control.observe(self._on_move, names="value")
+        self.update()
+
+    def _on_move(self, _change: object) -> None:
+        try:
+            self.update()
+        except Exception as error:
+            self.status.value = _told(error)
+            raise
+
+
+class Viewer(_Live):
     """Sliders for yaw and pitch, buttons for the methods, and below them the picture and its depth.
 
     inversions: name of the method -> its `Inversion`, all of one photo. Their planes are computed once, here,
@@ -33,7 +50,7 @@ class Viewer(ipywidgets.VBox):
         self.inversions = in_row_order(inversions)
         self.rendered = 0
         self._size = size
-        self._planes = {name: inversion.planes() for name, inversion in self.inversions.items()}
+        self._heads = {name: inversion.still() for name, inversion in self.inversions.items()}
         self.method = ipywidgets.ToggleButtons(
             options=[(method_label(name), name) for name in self.inversions],
             value=list(self.inversions)[-1],
@@ -48,9 +65,7 @@ class Viewer(ipywidgets.VBox):
             [self.method, self.yaw, self.pitch, ipywidgets.HBox([self.picture, self.depth]), self.status],
             _dom_classes=("viewer",),
         )
-        for control in (self.method, self.yaw, self.pitch):
-            control.observe(self._on_move, names="value")
-        self.update()
+        self.follow((self.method, self.yaw, self.pitch))
 
     def update(self) -> None:
         """Draw the head of the chosen method as the sliders say."""
@@ -71,19 +86,11 @@ class Viewer(ipywidgets.VBox):
 
     @torch.inference_mode()
     def _render(self, name: str, yaw: float, pitch: float) -> Rendering:
-        inversion = self.inversions[name]
-        camera = view_of(inversion, yaw, pitch)
-        return inversion.generator.render(self._planes[name], inversion.w_plus, camera)
-
-    def _on_move(self, _change: object) -> None:
-        try:
-            self.update()
-        except Exception as error:
-            self.status.value = _told(error)
-            raise
+        head = self._heads[name]
+        return head.render(view_of(head, yaw, pitch))
 
 
-class Explorer(ipywidgets.VBox):
+class Explorer(_Live):
     """A figure under sliders: `draw(**values)` gives the figure, each slider one of its arguments.
 
     sliders: name of the argument -> (start, least, greatest, step); whole numbers make a slider of whole numbers.
@@ -101,9 +108,7 @@ class Explorer(ipywidgets.VBox):
         self.picture.layout.max_width = "100%"
         self.status = ipywidgets.HTML().add_class("explorer-status")
         super().__init__([*self.sliders.values(), self.picture, self.status], _dom_classes=("explorer",))
-        for slider in self.sliders.values():
-            slider.observe(self._on_move, names="value")
-        self.update()
+        self.follow(self.sliders.values())
 
     def static(self) -> Picture:
         """The figure as the sliders stand."""
@@ -114,13 +119,6 @@ class Explorer(ipywidgets.VBox):
         self.picture.value = self.static()._repr_png_()
         self.status.value = ""
         self.drawn += 1
-
-    def _on_move(self, _change: object) -> None:
-        try:
-            self.update()
-        except Exception as error:
-            self.status.value = _told(error)
-            raise
 
 
 def _told(error: Exception) -> str:

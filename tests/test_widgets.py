@@ -14,13 +14,17 @@ from lib.widgets import Explorer, Viewer
 
 
 class CountingHead(AnalyticHead):
-    """Counts how often its planes are computed."""
+    """Counts how often it is made still, and how often it is rendered without that."""
 
-    calls: list[int] = []  # noqa: RUF012 - one head in this file
+    calls: list[str] = []  # noqa: RUF012 - one head in this file
 
-    def planes(self):
-        self.calls.append(1)
-        return super().planes()
+    def still(self):
+        self.calls.append("still")
+        return AnalyticHead(self.generator)
+
+    def render(self, camera, **options):
+        self.calls.append("render")
+        return super().render(camera, **options)
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_planes_are_computed_once():
     for yaw in (0.1, 0.2, 0.3):
         viewer.yaw.value = yaw
     assert viewer.rendered == 4
-    assert len(CountingHead.calls) == 1
+    assert CountingHead.calls == ["still"]
 
 
 def test_the_same_place_gives_the_same_picture(viewer):
