@@ -12,9 +12,9 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from test_figures import assert_nothing_is_cropped, drawn, flat_image
 
-from lib import drawings
 from lib.cameras import FOCAL, Camera, eg3d_look_at, orbit
 from lib.drawings import AXIS_COLOURS, PLASTER, POSITION_COLOUR, RAY_COLOURS, Stage, face_colours
+from lib.drawings import foundations as drawings
 from lib.figures import Picture
 from lib.generators.rendering import plane_axes, sample_planes
 

@@ -1,4 +1,4 @@
-"""Metrics, one function each: images in [-1, 1], a value per image."""
+"""Sets of pictures against sets of pictures."""
 
 from __future__ import annotations
 
@@ -10,44 +10,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import assets
-from lib.losses import l2_loss
-from lib.perceptual import LPIPS
-
-
-def mse(image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error [B] of images [B, 3, H, W] in [-1, 1]: four times that of images in [0, 1]."""
-    return l2_loss(image, target)
-
-
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio [B] in decibels; the peak is 2, the range of [-1, 1]."""
-    return 10 * torch.log10(4 / mse(image, target))
-
-
-def make_lpips(net: str = "alex") -> LPIPS:
-    """The reported LPIPS: pictures of any size are brought to 256 px (bilinear) first."""
-    return LPIPS(net, resolution=256)
-
-
-def depth_correlation(depth: Tensor, target: Tensor) -> Tensor:
-    """Pearson correlation [B] of depths [B, 1, H, W] over the pixels whose target is known (not NaN).
-
-    Blind to offset and scale: it asks whether the shape is right. NaN where fewer than two pixels are known.
-    """
-    values = []
-    for one, true in zip(depth, target, strict=True):
-        known = ~true.isnan()
-        a, b = one[known] - one[known].mean(), true[known] - true[known].mean()
-        values.append((a * b).sum() / (a.norm() * b.norm()))
-    return torch.stack(values)
-
-
-def resize_depth(depth: Tensor, resolution: int) -> Tensor:
-    """Depths [B, 1, H, W] averaged down over what is known; NaN where less than half of a pixel is known."""
-    known = ~depth.isnan()
-    share = F.adaptive_avg_pool2d(known.float(), resolution)
-    mean = F.adaptive_avg_pool2d(depth.nan_to_num(0.0), resolution) / share.clamp_min(1e-6)
-    return mean.where(share >= 0.5, torch.nan)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Protocols: what is measured on which images, with which settings. Metrics themselves are in lib.metrics."""
+"""What the embedded generator is worth: every number of its model card."""
 
 from __future__ import annotations
 
