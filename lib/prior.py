@@ -2,30 +2,39 @@
 
 Paired distillation: the teacher's canonical code of a person goes in, the person's portraits come out under
 their detected cameras, with the depth of the face from landmarks. What is learnt is EG3D's own map from
-z ~ N(0, I) and a conditioning camera to a tri-plane; no discriminator is involved.
+z ~ N(0, I) and a conditioning camera to a tri-plane. A pixel's loss alone would leave what the code does not
+settle (hair by hair, the background) blurred to its mean; a discriminator that sees the very portraits that a
+batch is compared with, and EG3D's dual pair of them, asks for one of its possible values instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import paths
 from lib.cameras import Camera
-from lib.datasets import Plan, Portraits, load_portraits
-from lib.generators import save_generator
+from lib.datasets import Plan, Portraits, latent_space, load_portraits
+from lib.generators import load_generator, save_generator
+from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
 from lib.generators.eg3d import EG3D, EG3DConfig
-from lib.losses import masked_depth_loss
+from lib.losses import discriminator_loss, generator_loss, masked_depth_loss, r1_loss
 from lib.perceptual import LPIPS
 from lib.training import ALONE, Phase, Processes, Schedule, fit, launch
 
-PORTRAITS64 = EG3DConfig.embedded(z_dim=256, channel_base=3072, channel_max=160)
+PORTRAITS64 = EG3DConfig.embedded(z_dim=256, channel_base=3584, channel_max=184)
+OPPONENT64 = DiscriminatorConfig.embedded(
+    64, channel_base=1024, channel_max=128, mapping_layers=2, group_size=6
+)
 
 
 @dataclass(frozen=True)
@@ -33,18 +42,23 @@ class Distillation:
     """Weights of the losses, sizes of a batch and learning rates."""
 
     lam_image: float = 1.0  # L1 of the picture
-    lam_l2: float = 4.0  # mean squared error of the picture, which joins in late
-    l2_after: int = 4500  # the step from which it does
+    lam_l2: float = 1.0  # mean squared error of the picture
     lam_raw: float = 0.5  # L1 of the rendered picture before super-resolution
     lam_lpips: float = 0.8
     lam_depth: float = 5.0  # L1 of the face's depth, world units
     lpips_resolution: int = 128  # twice the pictures' own: at 64 px LPIPS can be fooled
-    people: int = 6  # in a batch, each in two views
-    singles: int = 6  # in a batch, each in its one view
+    lam_adversarial: float = 0.25
+    adversarial_from: int = 1000  # the step at which the generator is first asked to please the discriminator
+    discriminator_from: int = 800  # the step at which the discriminator begins to learn
+    gamma: float = 1.0  # R1, taken at every r1_every-th step and as many times as strong
+    r1_every: int = 16
+    people: int = 7  # in a batch, each in two views
+    singles: int = 4  # in a batch, each in its one view
     swap: float = 0.5  # how often a single portrait is conditioned on another's camera
     rate_convolution: float = 1.5e-2  # demodulated weights of unit variance: only their direction matters
     rate_mapping: float = 1e-1  # stored a hundred times larger than they act
     rate: float = 3e-3  # all else
+    rate_discriminator: float = 2e-3
     seed: int = 0
 
 
@@ -57,6 +71,7 @@ class Batches:
         self.images = torch.from_numpy(train.images).permute(0, 3, 1, 2).contiguous()
         self.labels = torch.from_numpy(train.labels)
         self.depth = torch.from_numpy(train.face_depth)[:, None]
+        self.inside = torch.from_numpy(train.inside)[:, None]
         self.z = torch.from_numpy(train.z)
         rows_of: dict[int, list[int]] = {}
         for row, person in enumerate(train.person):
@@ -84,36 +99,103 @@ class Batches:
         return rows, conditioning, code
 
 
-def distillation_losses(
-    generator: EG3D,
-    batches: Batches,
-    perceptual: LPIPS,
-    settings: Distillation,
-    step: int,
-    processes: Processes = ALONE,
-) -> dict[str, Tensor]:
-    """Weighted losses of one batch, or of this process's share of it."""
-    rows, conditioning, code = batches.draw(step, processes)
-    device = generator.plane_axes.device
-    target = batches.images[rows].to(device).float() / 127.5 - 1
-    camera = Camera.from_label(batches.labels[rows].to(device))
-    codes = batches.z[rows[np.unique(code, return_index=True)[1]]].to(device)
-    jitter = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + step + processes.rank * 10**12)
+class Pair(nn.Module):
+    """Everything that the distillation changes."""
 
-    w_plus = generator.map(codes, Camera.from_label(batches.labels[conditioning].to(device)))
-    index = torch.from_numpy(code).to(device)
-    view = generator.render(generator.planes(w_plus)[index], w_plus[index], camera, rng=jitter)
-    generator.backbone.mapping.update_w_avg(processes.mean(w_plus[:, 0].mean(dim=0, keepdim=True)))
+    def __init__(self, generator: EG3D, discriminator: DualDiscriminator):
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
 
-    raw_target = F.interpolate(target, size=view.image_raw.shape[-1], mode="area")
-    squared = F.mse_loss(view.image.float(), target) * (step >= settings.l2_after)
-    return {
-        "image": settings.lam_image * F.l1_loss(view.image.float(), target),
-        "l2": settings.lam_l2 * squared,
-        "raw": settings.lam_raw * F.l1_loss(view.image_raw.float(), raw_target),
-        "lpips": settings.lam_lpips * perceptual(view.image, target).mean(),
-        "depth": settings.lam_depth * masked_depth_loss(view.depth.float(), batches.depth[rows].to(device)),
-    }
+
+class Seen(NamedTuple):
+    """What the discriminator is shown of a step: the same heads from the same cameras, rendered and true."""
+
+    image: Tensor
+    image_raw: Tensor
+    target: Tensor
+    target_raw: Tensor
+    label: Tensor
+
+
+class Distiller:
+    """The losses of a step, by phases: the generator's, then the discriminator's on what that one rendered."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        batches: Batches,
+        perceptual: LPIPS,
+        settings: Distillation,
+        processes: Processes = ALONE,
+    ):
+        self.pair, self.batches, self.perceptual = pair, batches, perceptual
+        self.settings, self.processes = settings, processes
+        self.seen: Seen | None = None
+
+    def phases(self) -> list[Phase]:
+        s = self.settings
+        generator = torch.optim.Adam(parameter_groups(self.pair.generator, s), betas=(0.8, 0.99), fused=True)
+        discriminator = torch.optim.Adam(
+            self.pair.discriminator.parameters(), s.rate_discriminator, betas=(0.0, 0.99), fused=True
+        )
+        return [
+            Phase(self.generator_losses, generator),
+            Phase(self.discriminator_losses, discriminator, first=s.discriminator_from),
+        ]
+
+    def generator_losses(self, step: int) -> dict[str, Tensor]:
+        """Weighted losses of one batch, or of this process's share of it.
+
+        Beyond the border of the teacher's picture a portrait shows a reflection. There the rendering is
+        compared with itself: it is free, and neither LPIPS nor the discriminator sees a seam.
+        """
+        s, batches, generator = self.settings, self.batches, self.pair.generator
+        rows, conditioning, code = batches.draw(step, self.processes)
+        device = generator.plane_axes.device
+        label = batches.labels[rows].to(device)
+        codes = batches.z[rows[np.unique(code, return_index=True)[1]]].to(device)
+        jitter = torch.Generator(device).manual_seed(s.seed * 1_000_003 + step + self.processes.rank * 10**12)
+
+        w_plus = generator.map(codes, Camera.from_label(batches.labels[conditioning].to(device)))
+        index = torch.from_numpy(code).to(device)
+        view = generator.render(
+            generator.planes(w_plus)[index], w_plus[index], Camera.from_label(label), rng=jitter
+        )
+        image, image_raw = view.image.float(), view.image_raw.float()
+        mean_w = self.processes.mean(w_plus[:, 0].mean(dim=0, keepdim=True))
+        generator.backbone.mapping.update_w_avg(mean_w)
+
+        photo = batches.images[rows].to(device).float() / 127.5 - 1
+        target = torch.where(batches.inside[rows].to(device), photo, image.detach())
+        target_raw = F.interpolate(target, size=image_raw.shape[-1], mode="area")
+        losses = {
+            "image": s.lam_image * F.l1_loss(image, target),
+            "l2": s.lam_l2 * F.mse_loss(image, target),
+            "raw": s.lam_raw * F.l1_loss(image_raw, target_raw),
+            "lpips": s.lam_lpips * self.perceptual(image, target).mean(),
+            "depth": s.lam_depth * masked_depth_loss(view.depth.float(), batches.depth[rows].to(device)),
+        }
+        if step >= s.adversarial_from:
+            score = self.score(image, image_raw, label)
+            losses["adversarial"] = s.lam_adversarial * generator_loss(score).mean()
+        self.seen = Seen(image.detach(), image_raw.detach(), target, target_raw, label)
+        return losses
+
+    def discriminator_losses(self, step: int) -> dict[str, Tensor]:
+        """Logistic loss of the step's rendered and true pictures, and R1 on the true ones."""
+        s, seen = self.settings, self.seen
+        penalised = step % s.r1_every == 0
+        true = [picture.clone().requires_grad_(penalised) for picture in (seen.target, seen.target_raw)]
+        fake, real = self.score(seen.image, seen.image_raw, seen.label), self.score(*true, seen.label)
+        losses = {"discriminator": discriminator_loss(real, fake).mean()}
+        if penalised:
+            losses["r1"] = s.r1_every * s.gamma / 2 * r1_loss(real, true).mean()
+        return losses | {"score_real": real.detach().mean(), "score_fake": fake.detach().mean()}
+
+    def score(self, image: Tensor, image_raw: Tensor, label: Tensor) -> Tensor:
+        """The discriminator's scores [B]; in float32, since R1 differentiates them twice."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self.pair.discriminator(image, image_raw, label)
 
 
 @torch.no_grad()
@@ -136,6 +218,24 @@ def initialise_mapping(generator: EG3D, deviation: np.ndarray) -> None:
     first.weight.div_(first.bias_gain)
 
 
+@torch.no_grad()
+def grow(generator: EG3D, smaller: EG3D) -> None:
+    """Let a generator of more channels begin as the function that a smaller one is.
+
+    Old channels keep their weights. A new channel reads all others by its random weights; what reads it does so
+    with weight 0 at first, so that nothing changes until training has found a use for it.
+    """
+    weights = smaller.state_dict()
+    for name, value in generator.state_dict().items():
+        old = weights[name]
+        kept = tuple(slice(size) for size in old.shape)
+        if name.endswith("torgb.weight"):  # its gain is 1 / sqrt(in), which has changed
+            old = old * math.sqrt(value.shape[1] / old.shape[1])
+        if value.ndim == 4:
+            value[: old.shape[0], old.shape[1] :] = 0
+        value[kept] = old
+
+
 def parameter_groups(generator: EG3D, settings: Distillation) -> list[dict]:
     """Three learning rates: modulated convolutions (and the constant), the mapping network, the rest."""
     groups: dict[float, list] = {settings.rate_convolution: [], settings.rate_mapping: [], settings.rate: []}
@@ -155,33 +255,42 @@ def train(
     settings: Distillation,
     steps: int,
     folder: Path,
+    start: str | Path | None = None,
+    opponent: DiscriminatorConfig = OPPONENT64,
     autocast: torch.dtype | None = torch.bfloat16,
     processes: Processes = ALONE,
 ) -> EG3D:
     """Distil a generator; resumes from the folder.
 
-    Every checkpoint also writes the average as `generator.safetensors`.
+    `start` names the weights to begin with, of the same widths or smaller; None begins at random. Every
+    checkpoint also writes the average as `generator.safetensors`.
     """
     portraits = load_portraits(plan, config.resolution, config.neural_resolution)
     batches = Batches(portraits, settings)
     torch.manual_seed(settings.seed)  # the weights' start
-    generator = EG3D(config).to(processes.device)
-    with np.load(paths.CACHE / plan.name() / "latents.npz") as latents:
-        initialise_mapping(generator, latents["deviation"])
+    generator, discriminator = EG3D(config), DualDiscriminator(opponent)
+    if start is None:
+        initialise_mapping(generator, latent_space(plan).deviation)
+    else:
+        grow(generator, load_generator(start))
+    pair = Pair(generator, discriminator).to(processes.device)
     perceptual = LPIPS("alex", settings.lpips_resolution).to(processes.device)
-    optimiser = torch.optim.Adam(parameter_groups(generator, settings), betas=(0.8, 0.99), fused=True)
+    metadata = {
+        "from": str(start or ""),
+        "plan": json.dumps(vars(plan)),
+        "settings": json.dumps(vars(settings)),
+    }
 
     def export(average: EG3D, step: int) -> None:
-        save_generator(average.measure_w(), folder / "generator.safetensors", metadata={"steps": str(step)})
-
-    def losses(step: int) -> dict[str, Tensor]:
-        return distillation_losses(generator, batches, perceptual, settings, step, processes)
+        file = folder / "generator.safetensors"
+        save_generator(average.measure_w(), file, metadata=metadata | {"steps": str(step)})
 
     return fit(
-        generator,
-        [Phase(losses, optimiser)],
+        pair,
+        Distiller(pair, batches, perceptual, settings, processes).phases(),
         Schedule(steps),
         folder,
+        averaged=generator,
         autocast=autocast,
         on_checkpoint=export,
         processes=processes,
@@ -193,9 +302,10 @@ if __name__ == "__main__":
         description="Distil the embedded generator portraits64 from the sampled portraits."
     )
     parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--from", dest="start", help="weights to begin with: a name or a file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--devices", type=int, default=1, help="how many, with a process for each")
     parser.add_argument("--folder", type=Path, default=paths.CACHE / "training" / "portraits64")
     arguments = parser.parse_args()
-    what = (PORTRAITS64, Plan(), Distillation(), arguments.steps, arguments.folder)
+    what = (PORTRAITS64, Plan(), Distillation(), arguments.steps, arguments.folder, arguments.start)
     launch(train, *what, device=arguments.device, devices=arguments.devices)

@@ -1,20 +1,28 @@
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lib import paths, prior
+from lib import prior
+from lib.cameras import orbit
 from lib.datasets import Plan, Portraits
 from lib.generators import EG3D, load_generator, read_metadata
-from lib.prior import Batches, Distillation, distillation_losses, initialise_mapping, parameter_groups
+from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
+from lib.prior import Batches, Distillation, Distiller, Pair, grow, initialise_mapping, parameter_groups
 from lib.training import Processes
 from tests.tiny_generator import TINY, RandomFeatures
 from tests.tiny_portraits import portrait_generator, rendered_portraits
 
-SMALL = Distillation(people=3, singles=4)
+SMALL = Distillation(
+    people=3, singles=4, lam_l2=0.5, lam_adversarial=0.1, adversarial_from=0, discriminator_from=0
+)
+OPPONENT = DiscriminatorConfig.embedded(
+    TINY.resolution, channel_base=64, channel_max=8, mapping_layers=1, group_size=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +129,14 @@ def test_processes_share_a_batch(portraits):
 # ----------------------------------------------------------------------- losses
 
 
+def distiller(generator: EG3D, portraits: Portraits, settings: Distillation = SMALL) -> Distiller:
+    torch.manual_seed(0)
+    pair = Pair(generator, DualDiscriminator(OPPONENT))
+    return Distiller(pair, Batches(portraits, settings), RandomFeatures(), settings)
+
+
 def losses_of(generator: EG3D, portraits: Portraits, settings: Distillation = SMALL, step: int = 0) -> dict:
-    batches = Batches(portraits, settings)
-    found = distillation_losses(copy.deepcopy(generator), batches, RandomFeatures(), settings, step)
+    found = distiller(copy.deepcopy(generator), portraits, settings).generator_losses(step)
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -156,7 +169,8 @@ def test_the_conditioning_camera_is_the_one_that_was_drawn(portraits):
 
 def test_weights_scale_their_own_loss(generator, portraits):
     once = losses_of(generator, portraits)
-    doubled = dataclasses.replace(SMALL, lam_image=2.0, lam_raw=1.0, lam_lpips=1.6, lam_depth=10.0)
+    doubled = {name: 2 * value for name, value in vars(SMALL).items() if name.startswith("lam_")}
+    doubled = dataclasses.replace(SMALL, **doubled)
     assert losses_of(generator, portraits, doubled) == pytest.approx(
         {name: 2 * x for name, x in once.items()}
     )
@@ -169,9 +183,9 @@ def test_losses_depend_on_the_step_alone(generator, portraits):
     assert losses_of(generator, portraits, step=3) != losses_of(generator, portraits, step=4)
 
 
-def test_every_parameter_learns(generator, portraits, batches):
+def test_every_parameter_learns(generator, portraits):
     learner = copy.deepcopy(generator).train().requires_grad_(True)
-    sum(distillation_losses(learner, batches, RandomFeatures(), SMALL, 0).values()).backward()
+    sum(distiller(learner, portraits).generator_losses(0).values()).backward()
     untouched = {name for name, parameter in learner.named_parameters() if parameter.grad is None}
     assert untouched == {
         name
@@ -187,23 +201,125 @@ def test_every_parameter_learns(generator, portraits, batches):
 def test_depth_that_is_unknown_gives_no_gradient(generator, portraits):
     learner = copy.deepcopy(generator).requires_grad_(True)
     unknown = dataclasses.replace(portraits, face_depth=np.full_like(portraits.face_depth, np.nan))
-    loss = distillation_losses(learner, Batches(unknown, SMALL), RandomFeatures(), SMALL, 0)["depth"]
+    loss = distiller(learner, unknown).generator_losses(0)["depth"]
     assert loss.item() == 0
     loss.backward()
     assert not any(p.grad.any() for p in learner.parameters() if p.grad is not None)
 
 
-def test_the_mean_of_w_is_tracked(generator, batches):
+def test_the_mean_of_w_is_tracked(generator, portraits, batches):
     learner = copy.deepcopy(generator)
     learner.backbone.mapping.w_avg.zero_()
-    distillation_losses(learner, batches, RandomFeatures(), SMALL, 0)
+    distiller(learner, portraits).generator_losses(0)
     rows, conditioning, _ = batches.draw(0)
     codes = batches.z[np.concatenate([rows[:3], rows[6:]])]
     w = learner.map(codes, batches.labels[conditioning])[:, 0]
     assert torch.allclose(learner.backbone.mapping.w_avg, 0.002 * w.mean(dim=0), atol=1e-6)
 
 
+def test_beyond_the_border_nothing_is_asked_for(generator, portraits):
+    """Whatever a reflection shows: the losses of pictures are those of the part inside."""
+    inside = np.ones_like(portraits.inside)
+    inside[:, :, : inside.shape[2] // 2] = False
+    spoilt = np.where(inside[..., None], portraits.images, 255 - portraits.images)
+    masked = [
+        dataclasses.replace(portraits, images=images, inside=inside) for images in (portraits.images, spoilt)
+    ]
+    first, second = (losses_of(generator, some) for some in masked)
+    assert first == second
+    outside = dataclasses.replace(portraits, images=spoilt, inside=~inside)
+    assert losses_of(generator, outside)["image"] > 10 * second["image"]
+    nothing = losses_of(generator, dataclasses.replace(portraits, inside=np.zeros_like(inside)))
+    assert [nothing[name] for name in ("image", "l2", "lpips")] == pytest.approx([0, 0, 0], abs=1e-7)
+
+
+# ----------------------------------------------------------------------- the discriminator
+
+
+def test_the_two_sides_join_when_they_are_told_to(generator, portraits):
+    settings = dataclasses.replace(SMALL, adversarial_from=3, discriminator_from=1)
+    one = distiller(copy.deepcopy(generator), portraits, settings)
+    assert "adversarial" not in one.generator_losses(2)
+    assert "adversarial" in one.generator_losses(3)
+    assert [phase.first for phase in one.phases()] == [0, 1]
+
+
+def test_the_discriminator_learns_to_tell_what_is_rendered_from_what_is_true(generator, portraits):
+    inverted = dataclasses.replace(portraits, images=255 - portraits.images)
+    one = distiller(copy.deepcopy(generator), inverted, dataclasses.replace(SMALL, gamma=0.01))
+    optimiser = one.phases()[1].optimiser
+    for step in range(80):
+        with torch.no_grad():
+            one.generator_losses(step)
+        losses = one.discriminator_losses(step)
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+    assert losses["score_real"] > losses["score_fake"] + 0.5
+    assert losses["discriminator"] < 2 * np.log(2) - 0.3
+
+
+def test_a_good_score_lowers_the_generators_loss(generator, portraits):
+    one = distiller(copy.deepcopy(generator), portraits)
+    bias = one.pair.discriminator.b4.out.bias
+    before = one.generator_losses(0)["adversarial"]
+    with torch.no_grad():
+        bias += 5
+    assert one.generator_losses(0)["adversarial"] < before
+
+
+def test_r1_is_taken_at_every_sixteenth_step_and_that_much_stronger(generator, portraits):
+    found = {}
+    for every in (4, 8):
+        one = distiller(copy.deepcopy(generator), portraits, dataclasses.replace(SMALL, r1_every=every))
+        one.generator_losses(8)
+        found[every] = one.discriminator_losses(8)
+        assert "r1" not in one.discriminator_losses(9)
+    assert found[8]["r1"].item() == pytest.approx(2 * found[4]["r1"].item(), rel=1e-5)
+    assert found[8]["r1"] > 0
+
+
+def test_the_discriminator_leaves_the_generator_alone(generator, portraits):
+    learner = copy.deepcopy(generator).requires_grad_(True)
+    one = distiller(learner, portraits)
+    with torch.no_grad():
+        one.generator_losses(0)
+    sum(one.discriminator_losses(0).values()).backward()
+    assert all(parameter.grad is None for parameter in learner.parameters())
+
+
 # ----------------------------------------------------------------------- start and rates
+
+
+def test_a_grown_generator_is_the_function_that_it_grew_from():
+    small = portrait_generator()
+    large = EG3D(
+        dataclasses.replace(
+            small.config, channel_base=2 * TINY.channel_base, channel_max=2 * TINY.channel_max
+        )
+    )
+    grow(large, small)
+    assert sum(p.numel() for p in large.parameters()) > 1.5 * sum(p.numel() for p in small.parameters())
+    camera = orbit(torch.tensor([0.2, -0.3]), 0.1)
+    z = torch.randn(2, TINY.z_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (g.synthesize(g.map(z, camera), camera) for g in (small, large))
+    assert torch.allclose(one.image, other.image, atol=1e-5)
+    assert torch.allclose(one.depth, other.depth, atol=1e-5)
+
+
+def test_what_a_generator_has_grown_learns():
+    small = portrait_generator()
+    large = EG3D(
+        dataclasses.replace(
+            small.config, channel_base=2 * TINY.channel_base, channel_max=2 * TINY.channel_max
+        )
+    )
+    grow(large, small)
+    camera = orbit(torch.tensor([0.2]), 0.1)
+    large.synthesize(large.map(torch.ones(1, TINY.z_dim), camera), camera).image.square().mean().backward()
+    weight = large.backbone.synthesis.b8.conv1.weight
+    assert weight.grad[:, small.backbone.synthesis.b8.conv1.weight.shape[1] :].any()
 
 
 def test_the_first_mapping_layer_answers_each_axis_by_its_deviation():
@@ -260,7 +376,8 @@ def test_rates_are_those_of_the_kind_of_parameter(generator, name, rate):
 # ----------------------------------------------------------------------- the whole of it
 
 
-def test_training_writes_a_generator_that_loads(portraits, monkeypatch, tmp_path):
+@pytest.mark.parametrize("resumed", [False, True], ids=["from nothing", "from weights"])
+def test_training_writes_a_generator_that_loads(generator, portraits, monkeypatch, tmp_path, resumed):
     class Perceptual(RandomFeatures):
         def __init__(self, net, resolution):
             super().__init__()
@@ -268,13 +385,13 @@ def test_training_writes_a_generator_that_loads(portraits, monkeypatch, tmp_path
         def to(self, device):
             return self
 
-    plan = Plan(people=8, singles=8)
+    plan = Plan(people=8, singles=8, held_out_people=2, held_out_singles=2)
     monkeypatch.setattr(prior, "load_portraits", lambda *_: portraits)
     monkeypatch.setattr(prior, "LPIPS", Perceptual)
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
-    (tmp_path / plan.name()).mkdir()
-    np.savez(tmp_path / plan.name() / "latents.npz", deviation=np.ones(TINY.z_dim))
-    average = prior.train(TINY, plan, SMALL, steps=2, folder=tmp_path / "training")
+    monkeypatch.setattr(prior, "latent_space", lambda _: SimpleNamespace(deviation=np.ones(TINY.z_dim)))
+    monkeypatch.setattr(prior, "load_generator", lambda _: generator)
+    start = "the generator" if resumed else None
+    average = prior.train(TINY, plan, SMALL, 2, tmp_path / "training", start, OPPONENT)
     path = tmp_path / "training" / "generator.safetensors"
     shipped = load_generator(path)
     assert read_metadata(path)["steps"] == "2"

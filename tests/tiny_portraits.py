@@ -50,6 +50,7 @@ def rendered_portraits(
         yaw=yaw.astype(np.float32),
         target_yaw=np.where(single, np.nan, yaw),
         face_depth=view.depth[:, 0].numpy(),
+        inside=np.ones((n, generator.resolution, generator.resolution), bool),
         z=z,
         person=person,
         held_out=np.where(

@@ -1,14 +1,17 @@
 """Where images with known cameras come from: portraits sampled from the teacher, ground-truth scenes, real data."""
 
+from lib.datasets.catalogue import scenes
 from lib.datasets.portraits import (
     LatentSpace,
     Plan,
     Portraits,
     PoseDirections,
+    latent_space,
     load_portraits,
     sample_portraits,
 )
-from lib.datasets.scenes import Scene, View
+from lib.datasets.scenes import Scene, View, yaw_name
+from lib.datasets.turned import drift
 
 __all__ = [
     "LatentSpace",
@@ -17,6 +20,10 @@ __all__ = [
     "PoseDirections",
     "Scene",
     "View",
+    "drift",
+    "latent_space",
     "load_portraits",
     "sample_portraits",
+    "scenes",
+    "yaw_name",
 ]

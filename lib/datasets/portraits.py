@@ -323,13 +323,24 @@ class Portraits:
         return Portraits(**{name: column[rows] for name, column in vars(self).items()})
 
 
-def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32) -> Portraits:
-    """The sampled portraits of a plan; FileNotFoundError says how to make them."""
+def portraits_folder(plan: Plan) -> Path:
+    """Where the portraits of a plan lie, all of them; FileNotFoundError says how to make them."""
     folder = paths.CACHE / plan.name()
     _require_same_plan(folder, plan)
     if not all((folder / name).exists() for name in ("plan.json", "latents.npz")):  # the last to be written
         raise FileNotFoundError(f"no complete portraits in {folder}: make them with `python -m lib.datasets`")
-    latents = LatentSpace.load(folder / "latents.npz")
+    return folder
+
+
+def latent_space(plan: Plan) -> LatentSpace:
+    """The space of z in which the plan's people are N(0, I)."""
+    return LatentSpace.load(portraits_folder(plan) / "latents.npz")
+
+
+def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32) -> Portraits:
+    """The sampled portraits of a plan; FileNotFoundError says how to make them."""
+    folder = portraits_folder(plan)
+    latents = latent_space(plan)
     directions = PoseDirections.load(folder / "pose_directions.npz")
     rows: dict[str, list] = {name: [] for name in Portraits.__dataclass_fields__}
     for path in tqdm(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import datasets, faces, paths
+from lib import faces, paths
 from lib.cameras import FOCAL, Camera, orbit
-from lib.datasets import LatentSpace, Plan, PoseDirections, load_portraits
+from lib.datasets import LatentSpace, Plan, PoseDirections, load_portraits, portraits
 from lib.generators.teacher import before_activation
 
 # ----------------------------------------------------------------------
@@ -108,7 +108,7 @@ PLAN = Plan(singles=6, people=4, views=3, held_out_singles=2, held_out_people=1)
     ("wrong", "message"),
     [
         ({"views": 1}, "views of at least 2; got 1"),
-        ({"singles": 1}, "singles of at least 2"),
+        ({"singles": 3, "held_out_singles": 2}, "singles of at least 4; got 3"),
         ({"people": 0}, "people of at least 1"),
         ({"held_out_people": -1}, "held_out_people of at least 0"),
         ({"largest_yaw": 0.0}, "largest_yaw > 0"),
@@ -121,28 +121,25 @@ def test_plans_that_cannot_be_drawn_are_refused(wrong, message):
         Plan(**wrong)
 
 
-def test_two_views_are_the_two_ends():
-    plan = Plan(people=2, held_out_people=1, views=2, largest_yaw=0.6)
-    assert plan.target_poses(1, 0.0)[:, 0] == pytest.approx([-0.6, 0.6])
-    assert np.abs(plan.target_poses(0, 0.0)[:, 0] - [-0.6, 0.6]).max() <= 0.6
-
-
 def test_held_out_people_are_seen_at_even_yaws_and_mean_pitch():
-    plan = Plan(people=10, held_out_people=3, views=5, largest_yaw=0.6)
+    plan = Plan(people=10, held_out_people=3, singles=5002)
     for person in (7, 8, 9):
         poses = plan.target_poses(person, mean_pitch=-0.1)
         assert poses[:, 0] == pytest.approx([-0.6, -0.3, 0.0, 0.3, 0.6])
         assert poses[:, 1] == pytest.approx([-0.1] * 5)
 
 
-def test_training_people_are_seen_at_jittered_yaws_one_in_each_interval():
-    plan = Plan(people=10, held_out_people=3, views=5, largest_yaw=0.6)
-    poses = np.stack([plan.target_poses(person, mean_pitch=-0.1) for person in range(7)])
-    away = poses[..., 0] - [-0.6, -0.3, 0.0, 0.3, 0.6]
-    assert np.abs(away).max() <= 0.15
-    assert np.abs(away).max(axis=1).min() > 0.001  # every person is jittered, the last one too
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_training_people_are_seen_once_in_each_interval_of_yaw(views):
+    plan = Plan(people=303, held_out_people=3, views=views, largest_yaw=0.6)
+    poses = np.stack([plan.target_poses(person, mean_pitch=-0.1) for person in range(300)])
+    edges = np.linspace(-0.6, 0.6, views + 1)
+    assert (poses[..., 0] > edges[:-1]).all()
+    assert (poses[..., 0] < edges[1:]).all()
+    share = (poses[..., 0] - edges[:-1]) / np.diff(edges)  # anywhere in it
+    assert np.histogram(share, 4, (0, 1))[0] == pytest.approx(np.full(4, share.size / 4), rel=0.25)
     assert len(np.unique(poses[..., 0])) == poses[..., 0].size  # each in an own way
-    assert 0.05 < (poses[..., 1] + 0.1).std() < 0.25
+    assert (poses[..., 1] + 0.1).std() == pytest.approx(plan.pitch_spread, rel=0.15)
 
 
 def test_target_poses_depend_on_seed_and_person_alone():
@@ -212,7 +209,7 @@ def test_new_people_are_whitened_with_the_numbers_of_the_fit(gaussian_people):
 
 def test_area_reduction_against_loops():
     images = np.random.default_rng(4).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
-    reduced = datasets._area_reduce(images, 2)
+    reduced = portraits._area_reduce(images, 2)
     assert reduced.dtype == np.uint8
     for n, row, column, channel in np.ndindex(2, 2, 2, 3):
         block = [int(images[n, 3 * row + a, 3 * column + b, channel]) for a in range(3) for b in range(3)]
@@ -221,7 +218,7 @@ def test_area_reduction_against_loops():
 
 def test_area_reduction_refuses_a_resolution_that_does_not_divide():
     with pytest.raises(ValueError, match="stored at 6 px; 4 px does not divide"):
-        datasets._area_reduce(np.zeros((1, 6, 6, 3), np.uint8), 4)
+        portraits._area_reduce(np.zeros((1, 6, 6, 3), np.uint8), 4)
 
 
 def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
@@ -234,7 +231,7 @@ def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
 
     monkeypatch.setattr(faces, "face_depth", plane)
     shard = {"landmarks": np.full((2, 478, 3), 3.0), "head_origin_z": np.array([0.5, 0.25])}
-    depths = datasets._ray_depths(shard, 8)
+    depths = portraits._ray_depths(shard, 8)
     assert depths.dtype == np.float32
     camera = orbit(torch.tensor([0.3, -0.5]), torch.tensor([0.1, 0.2]))
     origins, rays = camera.rays(8)
@@ -243,6 +240,17 @@ def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
     assert depth_z[:, :, :4].isnan().all()
     assert depth_z[0, :, 4:].numpy() == pytest.approx(np.full((8, 4), 2.5), abs=1e-5)
     assert depth_z[1, :, 4:].numpy() == pytest.approx(np.full((8, 4), 2.75), abs=1e-5)
+
+
+def test_pixels_beyond_the_border_are_not_inside():
+    """A square twice as large as the picture and centred on it, and one moved right by half of it, turned upright."""
+    squares = np.array([[[2.0, 0, -0.5], [0, 2, -0.5]], [[1, 0, 0.5], [0, 1, 0]], [[0, 1, 0], [-1, 0, 1]]])
+    inside = portraits._inside(squares.astype(np.float32), 4)
+    middle = np.zeros((4, 4), bool)
+    middle[1:3, 1:3] = True
+    assert np.array_equal(inside[0], middle)
+    assert np.array_equal(inside[1], np.tile([True, True, False, False], (4, 1)))
+    assert inside[2].all()
 
 
 # ----------------------------------------------------------------------
@@ -259,7 +267,7 @@ def detect(monkeypatch, pose: faces.HeadPose, found: bool = True) -> dict[str, n
     landmarks = np.random.default_rng(5).uniform(0, 256, (478, 3))
     monkeypatch.setattr(faces, "head_pose", lambda landmarks: pose)
     picture = np.random.default_rng(6).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    return datasets.detect_portrait(picture, lambda picture: [faces.DetectedFace(landmarks, {})] * found)
+    return portraits.detect_portrait(picture, lambda picture: [faces.DetectedFace(landmarks, {})] * found)
 
 
 def test_a_sound_face_becomes_a_portrait(monkeypatch):
@@ -269,6 +277,8 @@ def test_a_sound_face_becomes_a_portrait(monkeypatch):
     assert portrait["pose"] == pytest.approx([0.3, -0.1, 0.0, 0.4], abs=1e-5)
     assert portrait["image"].shape == (128, 128, 3)
     assert portrait["landmarks"].shape == (478, 3)
+    corners = portrait["square"] @ np.array([[0, 0, 1], [1, 1, 1]]).T  # of the crop, in a unit picture
+    assert corners.mean(1) == pytest.approx([0.5, 0.5], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -291,9 +301,9 @@ def test_a_picture_without_a_face_is_no_portrait(monkeypatch):
 
 
 def test_shards_hold_every_portrait_once(tmp_path):
-    n = 2 * datasets.SHARD_SIZE + 3
+    n = 2 * portraits.SHARD_SIZE + 3
     index = np.arange(n)
-    shards = datasets._shards(tmp_path, "single", index, 10 * index, 20 * index, 30 * index)
+    shards = portraits._shards(tmp_path, "single", index, 10 * index, 20 * index, 30 * index)
     assert len({shard[0] for shard in shards}) == len(shards) == 3
     for factor, column in zip((1, 10, 20, 30), range(1, 5), strict=True):
         assert np.array_equal(np.concatenate([shard[column] for shard in shards]), factor * index)
@@ -304,14 +314,14 @@ def test_a_rejected_portrait_takes_its_whole_row_along(monkeypatch, tmp_path):
         def picture(self, style):
             return style
 
-    monkeypatch.setitem(datasets._worker, "teacher", Teacher())
-    monkeypatch.setitem(datasets._worker, "detector", None)
+    monkeypatch.setitem(portraits._worker, "teacher", Teacher())
+    monkeypatch.setitem(portraits._worker, "detector", None)
     monkeypatch.setattr(
-        datasets, "detect_portrait", lambda picture, _: None if picture[0] == 1 else {"image": picture * 100}
+        portraits, "detect_portrait", lambda picture, _: None if picture[0] == 1 else {"image": picture * 100}
     )
     styles = np.arange(4.0)[:, None]
     path = tmp_path / "person-000000.npz"
-    drawn = datasets._make_shard((path, styles, styles + 10, np.arange(4) + 20, np.tile(styles + 30, 2)))
+    drawn = portraits._make_shard((path, styles, styles + 10, np.arange(4) + 20, np.tile(styles + 30, 2)))
     assert drawn == 4
     with np.load(path) as shard:
         assert shard["style"][:, 0].tolist() == [0, 2, 3]
@@ -346,6 +356,7 @@ def cached(monkeypatch, tmp_path, directions) -> dict[str, np.ndarray]:
         "pose": rng.standard_normal((n, 4)).astype(np.float32),
         "landmarks": np.zeros((n, 4, 3), np.float32),
         "head_origin_z": rng.uniform(2.5, 2.9, n).astype(np.float32),
+        "square": np.tile(np.array([[1, 0, 0.5], [0, 1, 0]], np.float32), (n, 1, 1)),
         "style": np.concatenate([styles, singles]),
         "code": np.concatenate([codes[person[kind == "person"]], singles]),
         "person": person,
@@ -368,45 +379,46 @@ def cached(monkeypatch, tmp_path, directions) -> dict[str, np.ndarray]:
 
 
 def test_portraits_come_back_row_by_row(cached, directions):
-    portraits = load_portraits(PLAN, resolution=4, depth_resolution=2)
-    assert len(portraits) == len(cached["person"]) == 16
-    assert np.array_equal(portraits.images, cached["image"][:, ::32, ::32])
-    assert np.array_equal(portraits.labels, cached["label"])
-    assert np.array_equal(portraits.yaw, cached["pose"][:, 0])
-    assert np.array_equal(portraits.target_yaw, cached["target"][:, 0], equal_nan=True)
-    assert np.isnan(portraits.target_yaw).tolist() == cached["single"].tolist()
+    loaded = load_portraits(PLAN, resolution=4, depth_resolution=2)
+    assert len(loaded) == len(cached["person"]) == 16
+    assert np.array_equal(loaded.images, cached["image"][:, ::32, ::32])
+    assert np.array_equal(loaded.labels, cached["label"])
+    assert np.array_equal(loaded.yaw, cached["pose"][:, 0])
+    assert np.array_equal(loaded.target_yaw, cached["target"][:, 0], equal_nan=True)
+    assert np.isnan(loaded.target_yaw).tolist() == cached["single"].tolist()
     ray_length = np.sqrt(1 + 2 * (0.25 / FOCAL) ** 2)
-    assert portraits.face_depth[:, 0, 0] == pytest.approx(cached["head_origin_z"] * ray_length)
+    assert loaded.face_depth[:, 0, 0] == pytest.approx(cached["head_origin_z"] * ray_length)
+    assert np.array_equal(loaded.inside, np.tile([True, True, False, False], (16, 4, 1)))
     latents = LatentSpace.load(paths.CACHE / PLAN.name() / "latents.npz")
     codes = np.where(cached["single"][:, None], directions.canonical(cached["style"]), cached["code"])
-    assert portraits.z == pytest.approx(latents.z(codes).astype(np.float32), abs=1e-5)
+    assert loaded.z == pytest.approx(latents.z(codes).astype(np.float32), abs=1e-5)
 
 
 def test_people_are_held_out_whole(cached):
-    portraits = load_portraits(PLAN, resolution=4, depth_resolution=2)
+    loaded = load_portraits(PLAN, resolution=4, depth_resolution=2)
     single = cached["single"]
-    assert set(portraits.person[portraits.held_out & ~single]) == {3}
-    assert set(cached["person"][portraits.held_out & single]) == {4, 5}
-    assert not set(portraits.person[portraits.held_out]) & set(portraits.person[~portraits.held_out])
+    assert set(loaded.person[loaded.held_out & ~single]) == {3}
+    assert set(cached["person"][loaded.held_out & single]) == {4, 5}
+    assert not set(loaded.person[loaded.held_out]) & set(loaded.person[~loaded.held_out])
 
 
 def test_every_person_has_one_index_and_one_latent(cached):
-    portraits = load_portraits(PLAN, resolution=4, depth_resolution=2)
+    loaded = load_portraits(PLAN, resolution=4, depth_resolution=2)
     single = cached["single"]
-    assert not set(portraits.person[single]) & set(portraits.person[~single])
-    assert len(set(portraits.person[single])) == single.sum()
-    latents = {person: portraits.z[portraits.person == person] for person in portraits.person}
+    assert not set(loaded.person[single]) & set(loaded.person[~single])
+    assert len(set(loaded.person[single])) == single.sum()
+    latents = {person: loaded.z[loaded.person == person] for person in loaded.person}
     for z in latents.values():
         assert np.allclose(z, z[0])
     assert len(np.unique([z[0].round(4) for z in latents.values()], axis=0)) == len(latents) == 9
 
 
 def test_rows_of_portraits_are_chosen_together(cached):
-    portraits = load_portraits(PLAN, resolution=4, depth_resolution=2)
-    chosen = portraits[portraits.held_out]
-    assert len(chosen) == portraits.held_out.sum()
+    loaded = load_portraits(PLAN, resolution=4, depth_resolution=2)
+    chosen = loaded[loaded.held_out]
+    assert len(chosen) == loaded.held_out.sum()
     for name, column in vars(chosen).items():
-        assert np.array_equal(column, getattr(portraits, name)[portraits.held_out], equal_nan=True), name
+        assert np.array_equal(column, getattr(loaded, name)[loaded.held_out], equal_nan=True), name
 
 
 def test_portraits_that_were_never_sampled_say_how_to_make_them(monkeypatch, tmp_path):
