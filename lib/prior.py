@@ -48,17 +48,17 @@ class Distillation:
     lam_depth: float = 5.0  # L1 of the face's depth, world units
     lpips_resolution: int = 128  # twice the pictures' own: at 64 px LPIPS can be fooled
     lam_adversarial: float = 0.25
-    adversarial_from: int = 1000  # the step at which the generator is first asked to please the discriminator
-    discriminator_from: int = 800  # the step at which the discriminator begins to learn
+    adversarial_from: int = 600  # the step at which the generator is first asked to please the discriminator
+    discriminator_from: int = 400  # the step at which the discriminator begins to learn
     gamma: float = 1.0  # R1, taken at every r1_every-th step and as many times as strong
     r1_every: int = 16
     people: int = 7  # in a batch, each in two views
     singles: int = 4  # in a batch, each in its one view
     swap: float = 0.5  # how often a single portrait is conditioned on another's camera
-    rate_convolution: float = 1.5e-2  # demodulated weights of unit variance: only their direction matters
-    rate_mapping: float = 1e-1  # stored a hundred times larger than they act
-    rate: float = 3e-3  # all else
-    rate_discriminator: float = 2e-3
+    rate_convolution: float = 1e-2  # demodulated weights of unit variance: only their direction matters
+    rate_mapping: float = 7e-2  # stored a hundred times larger than they act
+    rate: float = 2e-3  # all else
+    rate_discriminator: float = 1e-3
     seed: int = 0
 
 

@@ -25,6 +25,7 @@ ORDER = [
     "faces",
     "generators",
     "perceptual",
+    "identity",
     "losses",
     "warping",
     "meshes",

@@ -10,6 +10,7 @@ from lib.datasets.portraits import (
     load_portraits,
     sample_portraits,
 )
+from lib.datasets.real import RealScenes, real_scenes
 from lib.datasets.scenes import Scene, View, yaw_name
 from lib.datasets.turned import drift
 
@@ -18,11 +19,13 @@ __all__ = [
     "Plan",
     "Portraits",
     "PoseDirections",
+    "RealScenes",
     "Scene",
     "View",
     "drift",
     "latent_space",
     "load_portraits",
+    "real_scenes",
     "sample_portraits",
     "scenes",
     "yaw_name",

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lib.cameras import Camera
+from lib.media import ellipse
 
 YAWS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 """Radians of the views that every scene has; their names are `yaw_name` of them."""
 
 ELLIPSE = 24
 """Views of the closed path for video, `ellipse00` to `ellipse23`."""
+
+ELLIPSE_YAW, ELLIPSE_PITCH = 0.5, 0.2
+"""How far the path goes to either side and up or down, radians."""
+
+INPUT_YAWS = (-0.3, 0.0, 0.3)
+"""Radians from which an input is seen unless a setting says otherwise, each in a third of the scenes."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,9 @@ class View:
 
     image: [1, 3, R, R] in [-1, 1]. depth: [1, 1, R, R] along the ray, world units, NaN where nothing is
     known. normals: [1, 3, R, R] of the world, unit length, NaN where nothing is known. mask: bool
-    [1, 1, R, R], what belongs to the head (hair included) and not to the background.
+    [1, 1, R, R], what belongs to the head (hair included) and not to the background. known: bool
+    [1, 1, R, R], where the image is true; None: everywhere. Elsewhere it shows something made up, such as
+    the reflection beyond the border of a photo, and is not to be measured.
     """
 
     image: Tensor
@@ -31,6 +42,7 @@ class View:
     depth: Tensor | None = None
     normals: Tensor | None = None
     mask: Tensor | None = None
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,5 +71,28 @@ class Scene:
 
 
 def yaw_name(yaw: float) -> str:
-    """Name of a view by its yaw in radians: yaw-0.6, yaw+0.0."""
-    return f"yaw{yaw + 0.0:+.1f}"
+    """Name of a view by its yaw in radians: yaw-0.6, yaw+0.0, yaw+0.45."""
+    hundredths = f"{round(yaw, 2) + 0.0:+.2f}"
+    return "yaw" + hundredths.removesuffix("0")
+
+
+class Poses(Protocol):
+    """What places cameras: a generator."""
+
+    def camera(self, yaw: Tensor, pitch: Tensor) -> Camera:
+        """Cameras that see the head from these angles [B] in radians."""
+
+
+def scene_cameras(generator: Poses, input_yaw: float, with_ellipse: bool = True) -> dict[str, Camera]:
+    """Cameras, one each, of a scene's views by name: the input's, the five yaws, the closed path."""
+    angles = {yaw_name(yaw): (yaw, 0.0) for yaw in (input_yaw, *YAWS)}
+    if with_ellipse:
+        path = torch.stack(ellipse(ELLIPSE, ELLIPSE_YAW, ELLIPSE_PITCH), dim=1).tolist()
+        angles |= {f"ellipse{i:02d}": tuple(place) for i, place in enumerate(path)}
+    cameras = generator.camera(*torch.tensor(list(angles.values())).T).to("cpu")
+    return dict(zip(angles, (cameras[i] for i in range(len(cameras))), strict=True))
+
+
+def drawn_input_yaw(seed: int) -> float:
+    """The yaw (radians) from which the input of a scene of this seed is seen, one of INPUT_YAWS."""
+    return float(np.random.default_rng([seed, len(INPUT_YAWS)]).choice(INPUT_YAWS))

@@ -1,5 +1,6 @@
 """Drawings that explain: what the notebooks show beside photographs and curves."""
 
+from lib.drawings.claims import forest, image_by_image, intervals_and_expectations, ledger_squares
 from lib.drawings.foundations import (
     AXIS_COLOURS,
     CELLS,
@@ -35,6 +36,16 @@ from lib.drawings.foundations import (
     sum_and_integral,
     world_and_camera,
 )
+from lib.drawings.metrics import (
+    SERIES_COLOURS,
+    Card,
+    distance_over_samples,
+    error_map,
+    framed,
+    intervals,
+    lines_over,
+    psnr_of_mse,
+)
 
 __all__ = [
     "AXIS_COLOURS",
@@ -45,25 +56,37 @@ __all__ = [
     "PLASTER",
     "POSITION_COLOUR",
     "RAY_COLOURS",
+    "SERIES_COLOURS",
     "STAGE_VIEW",
     "U_COLOUR",
     "V_COLOUR",
+    "Card",
     "Stage",
     "along_the_ray",
     "asked_and_got",
     "axis_names",
     "depth_two_ways",
+    "distance_over_samples",
+    "error_map",
     "face_colours",
     "field_of_view",
+    "forest",
+    "framed",
+    "image_by_image",
     "image_grid_points",
     "importance_drawn",
+    "intervals",
+    "intervals_and_expectations",
     "label_explained",
+    "ledger_squares",
+    "lines_over",
     "lookup_drawing",
     "off_by_one",
     "orbit_from_above",
     "plane_drawings",
     "planes_of_head",
     "principal_colours",
+    "psnr_of_mse",
     "rays_from_above",
     "samples_enough",
     "slices",

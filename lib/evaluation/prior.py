@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lib import datasets, metrics
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
+from lib.identity import face_network
 from lib.inversion import invert_pti, invert_wplus
 
 CODE_RATE, TUNING_RATE = 0.05, 1e-3
@@ -79,41 +80,69 @@ def _means(rows: dict, chosen: np.ndarray) -> dict[str, float]:
     }
 
 
-def inversions(generator: EG3D, portraits: datasets.Portraits, wplus_steps: int, pti_steps: int) -> dict:
-    """W+ and PTI of portraits: means of MSE and LPIPS of the input view."""
-    lpips = metrics.make_lpips()
+def separation(similarity: np.ndarray) -> dict[str, float]:
+    """How far apart same and strangers are, from the similarities [n, n] of n pictures to n others of the same people.
+
+    ``auc``: how often a person is more similar to themselves than a pair of strangers are to one another.
+    """
+    same = np.diag(similarity)
+    strangers = similarity[~np.eye(len(similarity), dtype=bool)]
+    above = (same[:, None] > strangers).mean() + 0.5 * (same[:, None] == strangers).mean()
+    return {
+        "same": float(same.mean()),
+        "strangers": float(strangers.mean()),
+        "strangers_deviation": float(strangers.std()),
+        "auc": float(above),
+        "people": len(similarity),
+    }
+
+
+@torch.inference_mode()
+def mirrored_identities(generator: EG3D, w_plus: Tensor, portraits: datasets.Portraits) -> dict[str, float]:
+    """Heads [n, n_layers, w_dim] from their portraits' mirrored cameras against the flipped portraits: same, strangers.
+
+    What SPI measures of an inversion (its figure 6), with strangers as the scale.
+    """
+    network = face_network("evaluation")
+    camera = Camera.from_label(torch.from_numpy(portraits.labels)).mirror()
+    rendered = torch.cat([generator.synthesize(w, camera[[i]]).image for i, w in enumerate(w_plus.split(1))])
+    flipped = to_images(portraits.images).flip(-1)
+    heads, photos = (metrics.embed(network, images, camera) for images in (rendered, flipped))
+    return separation((heads @ photos.T).numpy())
+
+
+def inversions(
+    generator: EG3D, portraits: datasets.Portraits, wplus_steps: int, pti_steps: int, tuned: int | None = None
+) -> dict:
+    """W+ of portraits, and PTI of the first ``tuned``: MSE and LPIPS of the input view, identity of the mirrored one."""
+    lpips, tuned = metrics.make_lpips(), len(portraits) if tuned is None else tuned
     rows: dict[str, list] = {"wplus_mse": [], "wplus_lpips": [], "pti_mse": [], "pti_lpips": []}
+    codes = []
     for i in tqdm(range(len(portraits)), desc="inversions"):
-        target, camera = (
-            to_images(portraits.images[i : i + 1]),
-            Camera.from_label(torch.from_numpy(portraits.labels[i : i + 1])),
-        )
-        wplus = invert_wplus(
-            generator,
-            target,
-            camera,
-            steps=wplus_steps,
-            learning_rate=CODE_RATE,
-            lam_l2=2.0,
-            progress=False,
-        )
-        pti = invert_pti(
-            generator,
-            target,
-            camera,
-            initial=wplus,
-            steps=pti_steps,
-            learning_rate=TUNING_RATE,
-            lpips_threshold=0.0,
-            progress=False,
-        )
-        for name, inversion in (("wplus", wplus), ("pti", pti)):
+        target = to_images(portraits.images[i : i + 1])
+        camera = Camera.from_label(torch.from_numpy(portraits.labels[i : i + 1]))
+        shared = {"target": target, "camera": camera, "progress": False}
+        wplus = invert_wplus(generator, steps=wplus_steps, learning_rate=CODE_RATE, lam_l2=2.0, **shared)
+        found = {"wplus": wplus}
+        if i < tuned:
+            found["pti"] = invert_pti(
+                generator,
+                initial=wplus,
+                steps=pti_steps,
+                learning_rate=TUNING_RATE,
+                lpips_threshold=0.0,
+                **shared,
+            )
+        codes.append(wplus.w_plus)
+        for name, inversion in found.items():
             with torch.inference_mode():
                 image = inversion.render(camera).image
                 rows[f"{name}_mse"].append(metrics.mse(image, target).item())
                 rows[f"{name}_lpips"].append(lpips(image, target).item())
     return {name: float(np.mean(values)) for name, values in rows.items()} | {
+        "mirrored_identity": mirrored_identities(generator, torch.cat(codes), portraits),
         "portraits": len(portraits),
+        "tuned": tuned,
         "wplus_steps": wplus_steps,
         "pti_steps": pti_steps,
     }
@@ -154,25 +183,28 @@ def conditioning_effect(generator: EG3D, n: int = 32, yaw: float = 0.5) -> float
     return float(planes.std(dim=0).square().mean().sqrt() / planes[1].std(dim=0).square().mean().sqrt())
 
 
-def evaluate_prior(generator: EG3D, inverted: int = 16, fid_portraits: int = 2000) -> dict:
+def evaluate_prior(generator: EG3D, inverted: int = 64, tuned: int = 16, fid_portraits: int = 5000) -> dict:
     """Every number of the model card."""
     portraits = datasets.load_portraits(datasets.Plan(), generator.resolution, generator.neural_resolution)
-    held_out = portraits[portraits.held_out]
-    nearly_frontal = np.flatnonzero(np.abs(held_out.yaw) < 0.35)
-    chosen = np.random.default_rng(0).choice(nearly_frontal, inverted, replace=False)
-    spread = np.random.default_rng(1).choice(
-        len(portraits), min(fid_portraits, len(portraits)), replace=False
-    )
-    own = held_out_renders(generator, held_out)
+    train, held_out = portraits[~portraits.held_out], portraits[portraits.held_out]
+    turned = ~np.isnan(held_out.target_yaw)
+    people, singles = held_out[turned], held_out[~turned]
+    nearly_frontal = np.flatnonzero(np.abs(people.yaw) < 0.35)
+    chosen = people[np.random.default_rng(0).choice(nearly_frontal, inverted, replace=False)]
+    own = held_out_renders(generator, people)
+    with torch.inference_mode():
+        w_plus = generator.map(torch.from_numpy(people.z), Camera.from_label(torch.from_numpy(people.labels)))
     return {
         "held_out_own_conditioning": by_yaw(own),
         "held_out_by_target_yaw": by_target_yaw(own),
-        "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, held_out, "frontal")),
+        "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, people, "frontal")),
         "conditioning_effect": conditioning_effect(generator),
-        "inversion": inversions(generator, held_out[chosen], wplus_steps=500, pti_steps=250),
-        "fid": fid(generator, portraits[np.sort(spread)]),
-        "fid_images": int(min(fid_portraits, len(portraits))),
-        "training_portraits": int((~portraits.held_out).sum()),
-        "training_people": len(np.unique(portraits.person[~portraits.held_out])),
-        "held_out_portraits": len(held_out),
+        "mirrored_identity_from_code": mirrored_identities(generator, w_plus, people),
+        "inversion": inversions(generator, chosen, wplus_steps=1000, pti_steps=250, tuned=tuned),
+        "fid": fid(generator, singles[:fid_portraits]),
+        "fid_images": min(fid_portraits, len(singles)),
+        "training_portraits": len(train),
+        "training_people": len(np.unique(train.person)),
+        "held_out_portraits": len(people),
+        "held_out_people": len(np.unique(people.person)),
     }

@@ -1,6 +1,7 @@
 """Our own files of generators: safetensors, with the official names, and the configuration in the metadata."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -124,6 +125,17 @@ def assembled(config: EG3DConfig, state: dict[str, Tensor]) -> EG3D:
     generator.register_buffer("_w_mean", torch.full([config.w_dim], torch.nan), persistent=False)
     generator.register_buffer("_w_std", torch.full([], torch.nan), persistent=False)
     return generator
+
+
+def fingerprint(weights: dict[str, Tensor], config: EG3DConfig | None = None) -> str:
+    """SHA-256 of the names and values of a state dict, and of a generator's settings if they are given."""
+    digest = hashlib.sha256()
+    if config is not None:
+        digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_generator(

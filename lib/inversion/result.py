@@ -1,6 +1,5 @@
 """What an inversion gives: a latent code, the generator it belongs to, and how they were found."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lib.cameras import Camera
-from lib.generators import EG3D, EG3DConfig, Rendering, load_generator
+from lib.generators import EG3D, Rendering, load_generator
 from lib.generators.official import stated_config
-from lib.generators.storage import parsed
+from lib.generators.storage import fingerprint, parsed
 from lib.paths import replacing
 
 FORMAT = "eg3d-study/inversion/1"
@@ -144,17 +143,6 @@ class StillHead:
     def density(self, points: Tensor) -> Tensor:
         """Raw density [B, N] at world points [B, N, 3]."""
         return self.generator.sample(self.planes, points.to(self.w_plus.device))[0]
-
-
-def fingerprint(weights: dict[str, Tensor], config: EG3DConfig | None = None) -> str:
-    """SHA-256 of the names and values of a state dict, and of a generator's settings if they are given."""
-    digest = hashlib.sha256()
-    if config is not None:
-        digest.update(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for key in sorted(weights):
-        digest.update(key.encode())
-        digest.update(weights[key].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_same_structure(original: dict[str, Tensor], weights: dict[str, Tensor], base: str) -> None:

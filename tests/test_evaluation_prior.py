@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from lib import datasets, evaluation, metrics
+from lib import datasets, metrics
 from lib.cameras import Camera
 from lib.datasets import Portraits
-from lib.evaluation import (
+from lib.evaluation import prior as evaluation
+from lib.evaluation.prior import (
     by_target_yaw,
     by_yaw,
     conditioning_effect,
     fid,
     held_out_renders,
     inversions,
+    mirrored_identities,
     sample_images,
+    separation,
     to_images,
 )
 from lib.generators import EG3D
@@ -169,26 +172,69 @@ def test_fid_compares_samples_under_the_cameras_of_the_portraits(generator, port
 class Found:
     """An inversion whose pictures are the target and an offset."""
 
-    def __init__(self, target, offset):
+    def __init__(self, generator, target, camera, offset):
         self.image = target + offset
+        self.w_plus = generator.map(torch.zeros(1, generator.z_dim), camera)
 
     def render(self, camera):
         return self
 
 
+def patches(faces: torch.Tensor) -> torch.Tensor:
+    """Stands for a face network: the aligned faces themselves, coarse, without their mean, of unit length."""
+    coarse = torch.nn.functional.adaptive_avg_pool2d(faces, 14).flatten(1)
+    return torch.nn.functional.normalize(coarse - coarse.mean(1, keepdim=True), dim=1)
+
+
+def test_same_and_strangers_are_told_apart_by_their_similarities():
+    found = separation(np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.6], [0.0, 0.2, 0.7]]))
+    assert found["same"] == pytest.approx(0.7)
+    assert found["strangers"] == pytest.approx(1.4 / 6)
+    assert found["strangers_deviation"] == pytest.approx(np.std([0.1, 0.3, 0.2, 0.6, 0.0, 0.2]))
+    assert found["auc"] == pytest.approx(17 / 18)  # 0.5 of the second is below 0.6 of a pair of strangers
+    assert separation(np.ones((3, 3)))["auc"] == 0.5
+
+
+def test_the_heads_of_mirror_images_are_recognised_from_the_mirrored_camera(monkeypatch):
+    """Portraits that show what the generator shows from the mirrored camera, flipped."""
+    generator = portrait_generator(heeds_camera=False)
+    portraits = rendered_portraits(generator, people=4, views=1, singles=1)
+    monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
+    camera = Camera.from_label(torch.from_numpy(portraits.labels))
+    w_plus = generator.map(torch.from_numpy(portraits.z), camera)
+    with torch.inference_mode():
+        seen = generator.synthesize(w_plus, camera.mirror()).image.flip(-1)
+    pictures = ((seen + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    found = mirrored_identities(generator, w_plus, dataclasses.replace(portraits, images=pictures))
+    assert found["same"] == pytest.approx(1, abs=1e-3)
+    assert found["auc"] == 1
+    assert found["people"] == 5
+    assert (
+        mirrored_identities(generator, w_plus.roll(1, 0), dataclasses.replace(portraits, images=pictures))[
+            "same"
+        ]
+        < 0.99
+    )
+
+
 def test_inversions_are_measured_in_the_input_view(generator, portraits, monkeypatch):
+    tuned = []
+
     def wplus(generator, target, camera, *, steps, progress, **rates):
         assert steps == 7
-        return Found(target, 0.1)
+        return Found(generator, target, camera, 0.1)
 
     def pti(generator, target, camera, *, initial, steps, progress, **rates):
         assert torch.allclose(initial.image, target + 0.1)  # starts from the latent of the same portrait
         assert steps == 3
-        return Found(target, 0.01)
+        tuned.append(target)
+        return Found(generator, target, camera, 0.01)
 
     monkeypatch.setattr(evaluation, "invert_wplus", wplus)
     monkeypatch.setattr(evaluation, "invert_pti", pti)
-    found = inversions(generator, portraits[:3], wplus_steps=7, pti_steps=3)
+    monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
+    found = inversions(generator, portraits[:3], wplus_steps=7, pti_steps=3, tuned=2)
+    assert len(tuned) == found["tuned"] == 2
     assert found["wplus_mse"] == pytest.approx(0.01, rel=1e-3)
     assert found["pti_mse"] == pytest.approx(0.0001, rel=1e-2)
     assert 0 < found["pti_lpips"] < found["wplus_lpips"]
@@ -210,10 +256,18 @@ def test_the_model_card_measures_people_that_were_not_trained_on(generator, port
     monkeypatch.setattr(datasets, "load_portraits", lambda *_: portraits)
     monkeypatch.setattr(evaluation, "held_out_renders", renders)
     monkeypatch.setattr(evaluation, "inversions", inverted)
-    monkeypatch.setattr(evaluation, "fid", lambda generator, portraits: float(len(portraits)))
-    numbers = evaluation.evaluate_prior(generator, inverted=2, fid_portraits=9)
+
+    def distance(generator, portraits):
+        seen["fid"] = portraits
+        return float(len(portraits))
+
+    monkeypatch.setattr(evaluation, "fid", distance)
+    monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
+    numbers = evaluation.evaluate_prior(generator, inverted=2, tuned=1, fid_portraits=9)
     assert all(used.held_out.all() for used in seen.values())
-    assert len(seen["own"]) == len(seen["frontal"]) == numbers["held_out_portraits"] == 8
+    assert len(seen["own"]) == len(seen["frontal"]) == numbers["held_out_portraits"] == 6
     assert len(seen["inverted"]) == 2
     assert np.abs(seen["inverted"].yaw).max() < 0.35
-    assert (numbers["fid"], numbers["fid_images"], numbers["training_portraits"]) == (9, 9, 9)
+    assert np.isnan(seen["fid"].target_yaw).all()  # single portraits, in the poses that the teacher gives
+    assert (numbers["fid"], numbers["fid_images"], numbers["training_portraits"]) == (2, 2, 9)
+    assert numbers["mirrored_identity_from_code"]["people"] == 6

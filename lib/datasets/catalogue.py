@@ -1,0 +1,117 @@
+"""`scenes`: the ground-truth scenes of the study by name, made on first use and kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from lib import paths
+from lib.datasets import heads, painted, samples, storage, turned
+from lib.datasets.scenes import Scene
+from lib.datasets.storage import load_scene, save_scene
+from lib.generators import EG3D, load_generator
+from lib.generators.storage import fingerprint
+
+KINDS: dict[str, ModuleType] = {"samples": samples, "painted": painted, "turned": turned, "heads": heads}
+"""Each has `make(seed, generator, *, <settings>) -> Scene`, and `DATA` if it reads files of the repository."""
+
+SPLITS = ("development", "test")
+DEFAULT_GENERATOR = "portraits64"
+
+
+def scenes(
+    name: str,
+    n: int,
+    seed: int = 0,
+    generator: EG3D | None = None,
+    split: Literal["development", "test"] = "test",
+    **settings: Any,
+) -> list[Scene]:
+    """`n` ground-truth scenes: the same arguments give the same scenes, bit for bit, and more of them begin with these.
+
+    name: a kind of KINDS. generator: None is `portraits64`; of kinds that do not show its heads it gives resolution and
+    cameras. split: methods are tuned on development scenes, tables are made of test scenes; the two
+    share none. settings: those of the kind's `make`.
+    """
+    if name not in KINDS:
+        raise ValueError(f"there are no scenes of kind {name!r}; there are {', '.join(KINDS)}")
+    generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
+    settings = _complete(name, settings)
+    weights = fingerprint(generator.state_dict(), generator.config)
+    return [
+        _cached(name, scene_seed(name, seed, split, index), generator, weights, settings)
+        for index in tqdm(range(n), desc=f"{name} scenes", leave=False)
+    ]
+
+
+def scene_seed(name: str, seed: int, split: str, index: int) -> int:
+    """The seed that a scene is made from, below 2^31, which any library takes: odd for test scenes, even for others."""
+    if split not in SPLITS:
+        raise ValueError(f"a scene is of the split {' or '.join(SPLITS)}, not {split!r}")
+    digest = hashlib.sha256(json.dumps([name, seed, split, index]).encode()).digest()
+    return (int.from_bytes(digest[:4]) >> 2) * 2 + SPLITS.index(split)
+
+
+def _complete(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a kind, the given ones and the others at their defaults."""
+    known = _settings_of(KINDS[name])
+    if unknown := settings.keys() - known.keys():
+        raise ValueError(
+            f"{name} scenes have no setting {', '.join(sorted(unknown))}; they have {', '.join(known)}"
+        )
+    return known | settings
+
+
+def _settings_of(kind: ModuleType) -> dict[str, Any]:
+    """Settings and defaults of a kind's `make`. One that takes more than it names is built upon samples."""
+    parameters = inspect.signature(kind.make).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return _settings_of(samples) | own if any(p.kind is p.VAR_KEYWORD for p in parameters) else own
+
+
+def _cached(name: str, seed: int, generator: EG3D, weights: str, settings: Mapping[str, Any]) -> Scene:
+    """A scene out of the cache, made if it is not there or its file is damaged.
+
+    What was just made is read back too, so that a hit and a miss give the same numbers.
+    """
+    key = _key(name, seed, weights, settings)
+    path = paths.CACHE / "scenes" / name / f"{key}.safetensors"
+    if path.exists():
+        with contextlib.suppress(ValueError):
+            return load_scene(path, key)
+    save_scene(KINDS[name].make(seed, generator, **settings), path, key)
+    return load_scene(path, key)
+
+
+def _key(name: str, seed: int, weights: str, settings: Mapping[str, Any]) -> str:
+    """Of all that a scene depends on; of the code, what makes and stores it: a new recipe makes new scenes."""
+    files = [Path(module.__file__) for module in _modules_behind(KINDS[name]) + _modules_behind(storage)]
+    files += [path for path in getattr(KINDS[name], "DATA", ()) if path.exists()]
+    sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    parts = [name, seed, weights, dict(settings), sources]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _modules_behind(module: ModuleType) -> list[ModuleType]:
+    """A module and those of this package that it uses, and what those use."""
+    package, found, left = __name__.rpartition(".")[0], [], [module]
+    while left:
+        found.append(left.pop())
+        names = (
+            getattr(value, "__module__", None) or getattr(value, "__name__", "")
+            for value in vars(found[-1]).values()
+        )
+        used = [
+            sys.modules[name] for name in names if isinstance(name, str) and name.startswith(f"{package}.")
+        ]
+        left += [other for other in dict.fromkeys(used) if other not in found + left]
+    return found

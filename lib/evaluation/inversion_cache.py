@@ -1,0 +1,165 @@
+"""Inversions kept by what they depend on: never computed twice, whole or not there, failures remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from lib import paths
+from lib.cameras import Camera
+from lib.evaluation.methods import Method
+from lib.evaluation.versions import code_version
+from lib.generators import EG3D
+from lib.inversion import Inversion
+from lib.inversion.result import fingerprint
+from lib.metrics import measured
+
+log = logging.getLogger(__name__)
+
+
+class InversionFailed(RuntimeError):
+    """A method that gave no inversion of a picture, now or in an earlier run; `record` says how."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__(record["error"])
+        self.record = record
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.record,)
+
+
+def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camera, seed: int) -> str:
+    """SHA-256 of all that an inversion depends on: code and settings, weights, picture, camera, seed.
+
+    Names do not count: a method under another name is the same computation.
+    """
+    parts = {
+        "code": code_version(method.invert, type(generator)),
+        "settings": method.settings,
+        "start": inversion_key(method.start, generator, target, camera, seed) if method.start else None,
+        "generator": generator_fingerprint(generator),
+        "target": tensor_digest(target),
+        "camera": tensor_digest(camera.label()),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def generator_fingerprint(generator: EG3D) -> str:
+    """SHA-256 of a generator: settings, weights and the statistics of w."""
+    statistics = {"w_mean": generator.w_mean, "w_std": generator.w_std}
+    return fingerprint(generator.state_dict() | statistics, generator.config)
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor: type, shape and values."""
+    array = tensor.detach().cpu().contiguous().numpy()
+    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
+
+
+def cached_inversion(
+    method: Method,
+    generator: EG3D,
+    target: Tensor,
+    camera: Camera,
+    *,
+    seed: int = 0,
+    base: str | None = None,
+    retry: bool = False,
+    folder: Path | None = None,
+) -> Inversion:
+    """The inversion of a picture [1, 3, R, R] by a method, computed only where the cache does not have it.
+
+    base: the name of the generator, if it has one; files then hold only weights that differ. retry: compute
+    what failed before. folder: of the cache (None: in the project's). In `extras["cost"]` are seconds and
+    peak memory, those of the start included. Raises `InversionFailed`, also for failures of earlier runs.
+
+    A killed run leaves nothing behind that looks complete. Two processes that want the same inversion at the
+    same time compute it once: the second waits for the first.
+    """
+    folder = paths.CACHE / "inversions" if folder is None else Path(folder)
+    key = inversion_key(method, generator, target, camera, seed)
+    known = _loaded(folder, key, generator)
+    if known is not None:
+        return known
+    context = {"seed": seed, "base": base, "retry": retry, "folder": folder}
+    start = cached_inversion(method.start, generator, target, camera, **context) if method.start else None
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{key}.lock"):
+        known = _loaded(folder, key, generator)
+        if known is not None:
+            return known
+        failure = folder / f"{key}.failure.json"
+        if failure.is_file() and not retry:
+            raise InversionFailed(json.loads(failure.read_text()))
+        try:
+            found = _computed(method, generator, target, camera, seed, start)
+        except Exception as error:  # whatever one method does with one picture, others get their turn
+            record = _failure(method, seed, error)
+            _write_json(failure, record)
+            raise InversionFailed(record) from error
+        found.save(_file(folder, key), base)
+        failure.unlink(missing_ok=True)
+    return Inversion.load(_file(folder, key), generator.w_mean.device)
+
+
+def _computed(
+    method: Method, generator: EG3D, target: Tensor, camera: Camera, seed: int, start: Inversion | None
+) -> Inversion:
+    """One call of a method, with its cost noted."""
+    initial = {} if start is None else {"initial": start}
+    with measured(generator.w_mean.device) as cost:
+        found = method.invert(
+            generator, target, camera, seed=seed, progress=False, **initial, **method.settings
+        )
+    if not torch.isfinite(found.w_plus).all():
+        raise FloatingPointError("the latent code that was found holds NaN or infinity")
+    spent = {"seconds": cost.seconds, "peak_memory_mb": cost.peak_bytes / 1e6}
+    if start is not None:
+        spent["seconds"] += start.extras["cost"]["seconds"]
+        spent["peak_memory_mb"] = max(spent["peak_memory_mb"], start.extras["cost"]["peak_memory_mb"])
+    about = {"evaluated": method.described(), "cost": spent}
+    return dataclasses.replace(found, extras=found.extras | about)
+
+
+# ----------------------------------------------------------------------- files
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+
+def _loaded(folder: Path, key: str, generator: EG3D) -> Inversion | None:
+    """The inversion in the cache; None where there is none that can be read."""
+    path = _file(folder, key)
+    try:
+        return Inversion.load(path, generator.w_mean.device)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        log.warning("%s is not what was kept there, and is made again: %s", path, error)
+        return None
+
+
+def _failure(method: Method, seed: int, error: Exception) -> dict[str, Any]:
+    """What is remembered of a failure."""
+    return {
+        "error": f"{type(error).__name__}: {error}",
+        "method": method.described(),
+        "seed": seed,
+        "failed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with paths.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

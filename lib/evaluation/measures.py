@@ -1,0 +1,275 @@
+"""What tables hold: metrics of an inverted head in a view whose truth is known, by the names of the ledger."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lib import metrics
+from lib.cameras import Camera
+from lib.datasets import Scene, View
+from lib.faces import FaceDetector
+from lib.identity import FaceNetwork, face_network
+from lib.images import resize
+from lib.inversion.result import StillHead
+from lib.meshes import normals_from_depth, shape_view
+from lib.perceptual import LPIPS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An inverted head beside the truth in one view of a scene; what measures share is made once."""
+
+    head: StillHead
+    scene: Scene
+    view_name: str
+
+    @property
+    def view(self) -> View:
+        return self.scene.views[self.view_name]
+
+    @property
+    def target(self) -> Tensor:
+        """The true picture [1, 3, R, R]."""
+        return self.view.image
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The head's picture [1, 3, R, R], in [-1, 1] as a file would keep it.
+
+        Where the truth is unknown it is that of the target, so that nothing made up is measured.
+        """
+        rendered = self.picture_from(self.view.camera)
+        return rendered if self.view.known is None else rendered.where(self.view.known, self.target)
+
+    @cached_property
+    def known_share(self) -> float:
+        """How much of the picture is known."""
+        return 1.0 if self.view.known is None else self.view.known.float().mean().item()
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """The head's depth [1, 1, R, R] along the rays, at the size of the picture."""
+        found = shape_view(self.head, self._here(self.view.camera)).depth.float().cpu()
+        return resize(found, self.target.shape[-1])
+
+    @cached_property
+    def true_depth(self) -> Tensor:
+        """The truth's depth [1, 1, R, R] along the rays, NaN where it is unknown or not of the head."""
+        return self._of_head(self.view.depth)
+
+    @cached_property
+    def true_normals(self) -> Tensor:
+        """The truth's normals [1, 3, R, R] of the world, NaN where they are unknown or not of the head."""
+        return self._of_head(self.view.normals)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The picture [1, 3, R, R] as five other views of the head predict it."""
+        sources = self._here(metrics.edge_cameras(self.head))
+        return metrics.predict_view(self.head, self._here(self.view.camera), sources).image
+
+    def picture_from(self, camera: Camera) -> Tensor:
+        """The head's picture [1, 3, R, R] from any camera."""
+        return self.head.render(self._here(camera)).image.float().clamp(-1, 1).cpu()
+
+    def _of_head(self, maps: Tensor) -> Tensor:
+        return maps if self.view.mask is None else maps.where(self.view.mask, torch.nan)
+
+    def _here(self, camera: Camera) -> Camera:
+        return camera.to(self.head.w_plus.device)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of a table.
+
+    of: its value in a view; NaN where there is none, as without a face that is found. needs: what of a `View`
+    must be known. truth: what else of a scene must be, by name; views that lack it have no row. whole_head: of
+    the inversion as a whole, and so with the input view alone.
+    """
+
+    name: str
+    of: Callable[[Comparison], float]
+    needs: tuple[str, ...] = ()
+    truth: str = ""
+    whole_head: bool = False
+
+    def applies(self, scene: Scene, view_name: str) -> bool:
+        view = scene.views[view_name]
+        known = all(getattr(view, need) is not None for need in self.needs)
+        true = not self.truth or self.truth.format(view=view_name) in scene.truth
+        return known and true and (view_name == scene.input_name or not self.whole_head)
+
+
+# ----------------------------------------------------------------------- pictures
+def mse(seen: Comparison) -> float:
+    """Over the known pixels."""
+    return metrics.mse(seen.image, seen.target).item() / seen.known_share
+
+
+def mae(seen: Comparison) -> float:
+    """Over the known pixels."""
+    return metrics.mae(seen.image, seen.target).item() / seen.known_share
+
+
+def psnr(seen: Comparison) -> float:
+    """Of the error over the known pixels."""
+    return 10 * math.log10(4 / mse(seen))
+
+
+def ssim(seen: Comparison) -> float:
+    """Unknown pixels agree, and count as such: here and in what follows but for depth."""
+    return metrics.ssim(seen.image, seen.target).item()
+
+
+def ms_ssim(seen: Comparison) -> float:
+    return metrics.ms_ssim(seen.image, seen.target).item()
+
+
+def ms_ssim_dissimilarity(seen: Comparison) -> float:
+    return metrics.ms_ssim_dissimilarity(seen.image, seen.target).item()
+
+
+def e3dge_ssim(seen: Comparison) -> float:
+    return metrics.e3dge_ssim(seen.image, seen.target).item()
+
+
+def lpips(seen: Comparison) -> float:
+    """AlexNet at 256 pixels."""
+    return _lpips("alex")(seen.image, seen.target).item()
+
+
+def lpips_vgg(seen: Comparison) -> float:
+    """VGG at 256 pixels."""
+    return _lpips("vgg")(seen.image, seen.target).item()
+
+
+@functools.cache
+def _lpips(net: Literal["alex", "vgg"]) -> LPIPS:
+    return metrics.make_lpips(net)
+
+
+def painted_error(seen: Comparison) -> float:
+    """MSE within what was painted on the head."""
+    marks = seen.scene.truth[f"painted/{seen.view_name}"].expand_as(seen.target)
+    return (seen.image - seen.target)[marks].square().mean().item()
+
+
+# ----------------------------------------------------------------------- identity and pose
+def same_identity(seen: Comparison) -> float:
+    return metrics.identity_similarity(_network(), seen.image, seen.view.camera, seen.target).item()
+
+
+def mirrored_identity(seen: Comparison) -> float:
+    camera = seen.view.camera
+    return metrics.mirrored_identity(
+        _network(), seen.picture_from(camera.mirror()), seen.target, camera
+    ).item()
+
+
+@functools.cache
+def _network() -> FaceNetwork:
+    return face_network("evaluation")
+
+
+def pose_error(seen: Comparison) -> float:
+    return metrics.pose_error(seen.image, seen.view.camera, _detector()).item()
+
+
+@functools.cache
+def _detector() -> FaceDetector:
+    return FaceDetector()
+
+
+# ----------------------------------------------------------------------- shape
+def depth_error(seen: Comparison) -> float:
+    """Squared, of normalised depths."""
+    return metrics.normalised_depth_error(seen.depth, seen.true_depth).item()
+
+
+def depth_distance(seen: Comparison) -> float:
+    """Of normalised depths: GOAE's geometry error."""
+    return metrics.normalised_depth_distance(seen.depth, seen.true_depth).item()
+
+
+def depth_correlation(seen: Comparison) -> float:
+    return metrics.depth_correlation(seen.depth, seen.true_depth).item()
+
+
+def mean_depth_error(seen: Comparison) -> float:
+    """In world units."""
+    return metrics.mean_depth_error(seen.depth, seen.true_depth).item()
+
+
+def median_depth_error(seen: Comparison) -> float:
+    """In world units."""
+    return metrics.median_depth_error(seen.depth, seen.true_depth).item()
+
+
+def depth_relief(seen: Comparison) -> float:
+    """Standard deviation of the head's own depth where the true one is known, in world units: a card has little."""
+    return seen.depth[~seen.true_depth.isnan()].std(correction=0).item()
+
+
+def background_depth(seen: Comparison) -> float:
+    """Mean of the head's own depth beside the true head, in world units."""
+    return seen.depth[~seen.view.mask].mean().item()
+
+
+def normal_error(seen: Comparison) -> float:
+    """In degrees."""
+    found = normals_from_depth(seen.view.camera, seen.depth)
+    return metrics.normal_error(found, seen.true_normals).item()
+
+
+# ----------------------------------------------------------------------- consistency of the views
+def consistency_psnr(seen: Comparison) -> float:
+    return metrics.psnr(seen.predicted, seen.target).item()
+
+
+def consistency_ssim(seen: Comparison) -> float:
+    return metrics.ssim(seen.predicted, seen.target).item()
+
+
+def consistency_lpips(seen: Comparison) -> float:
+    return _lpips("alex")(seen.predicted, seen.target).item()
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("mse", mse),
+        Measure("mae", mae),
+        Measure("psnr", psnr),
+        Measure("ssim", ssim),
+        Measure("ms_ssim", ms_ssim),
+        Measure("ms_ssim_dissimilarity", ms_ssim_dissimilarity),
+        Measure("e3dge_ssim", e3dge_ssim),
+        Measure("lpips", lpips),
+        Measure("lpips_vgg", lpips_vgg),
+        Measure("painted_error", painted_error, truth="painted/{view}"),
+        Measure("identity", same_identity),
+        Measure("mirrored_identity", mirrored_identity, whole_head=True),
+        Measure("pose_error", pose_error),
+        Measure("depth_error", depth_error, needs=("depth",)),
+        Measure("depth_distance", depth_distance, needs=("depth",)),
+        Measure("depth_correlation", depth_correlation, needs=("depth",)),
+        Measure("mean_depth_error", mean_depth_error, needs=("depth",)),
+        Measure("median_depth_error", median_depth_error, needs=("depth",)),
+        Measure("depth_relief", depth_relief, needs=("depth",)),
+        Measure("background_depth", background_depth, needs=("mask",)),
+        Measure("normal_error", normal_error, needs=("normals",)),
+        Measure("consistency_psnr", consistency_psnr, whole_head=True),
+        Measure("consistency_ssim", consistency_ssim, whole_head=True),
+        Measure("consistency_lpips", consistency_lpips, whole_head=True),
+    )
+}
+"""The metrics that tables may have, in their order."""

@@ -1,0 +1,64 @@
+"""Inversion methods by name: a function, its settings, and the method that it starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    invert: called as `invert(generator, target, camera, seed=..., progress=False, **settings)`; a function at
+    the top of a module, so that its code has a version. settings: plain values that JSON can hold; what they
+    leave out has the function's defaults, which are the paper's. start: another method, whose inversion of the
+    same picture is given as `initial`: methods that share a start share its computation.
+    """
+
+    name: str
+    invert: Callable[..., Inversion]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: Method | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(self.settings, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"settings of method {self.name!r} must be plain values, as they are part of what its results "
+                f"are kept under: {error}"
+            ) from error
+
+    def described(self) -> dict[str, Any]:
+        """What a record says of the method, in plain values."""
+        start = {"start": self.start.described()} if self.start else {}
+        function = f"{self.invert.__module__}.{self.invert.__qualname__}"
+        return {"name": self.name, "function": function, "settings": dict(self.settings)} | start
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("w", invert_w),
+        Method("wplus", invert_wplus),
+        Method("pti", invert_pti),
+    )
+}
+"""The methods of the study. Ablations are named `<method>-<what differs>`."""
+
+
+def method_named(name: str, settings: Mapping[str, Any] | None = None, start: Method | None = None) -> Method:
+    """A method of the table with some settings replaced, and perhaps started from another."""
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
+    known = METHODS[name]
+    return replace(
+        known,
+        settings=dict(known.settings) | dict(settings or {}),
+        start=known.start if start is None else start,
+    )

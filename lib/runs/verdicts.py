@@ -1,0 +1,314 @@
+"""Verdicts on the papers' claims, by paired bootstrap over images. The rules, which stand before any data does:
+
+* The unit is the image. Methods are compared on the same images and views; the differences of an image's views
+  are averaged to one, and of these the mean and its bootstrap interval are taken (`lib.metrics.statistics`).
+* Each kind of scene is judged by itself: a test on two kinds gives two findings.
+* A finding holds if its interval at `LEVEL` lies wholly where the claim expects it. All must hold for
+  "reproduced": if each does so by chance in at most 5 % of cases, so do all together.
+* A finding is against the claim if its interval lies wholly elsewhere, and one is enough for "not reproduced".
+  So that a claim of many tests is not refuted by chance, its k findings share the 5 %: here the level is
+  1 - 0.05 / k (Bonferroni).
+* All else is "inconclusive": fewer than `MIN_IMAGES` images; more than `MAX_LOST` of them without a value (a method
+  that fails where it is hard would look good on the rest); an interval that says neither.
+* That two methods are alike, no interval can show exactly: such claims have a margin, in the ledger.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from lib.metrics.statistics import FEW, FEWEST, mean_interval
+from lib.runs.claims import KINDS, Claim, Ledger, Test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "LEVEL",
+    "MAX_LOST",
+    "MIN_IMAGES",
+    "STATUSES",
+    "Finding",
+    "Verdict",
+    "as_record",
+    "counts",
+    "find",
+    "judge",
+    "verdict",
+]
+
+LEVEL = 0.95
+"""Probability with which an interval holds the true mean."""
+
+MIN_IMAGES = FEW
+"""So many images a finding needs; with fewer, an interval is not to be taken at its word."""
+
+MAX_LOST = 0.1
+"""Share of the images that may be without a value."""
+
+STATUSES = ("reproduced", "not reproduced", "inconclusive", "method not there yet", "not testable here")
+
+COSTS = ("seconds", "peak_memory_mb")
+"""Columns of a table that hold one number for an inversion; metrics have one for each view."""
+
+COLUMNS = ("method", "scene", "scene_kind", "view", "yaw", "is_input", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a test found on one kind of scene.
+
+    estimate, low, high: mean of left - factor * right, or its slope, and its interval at `LEVEL`; None where
+    nothing could be estimated. baseline: factor times the mean of the right method, or, where the test has none, the
+    mean of the left one. n: images that count.
+    """
+
+    test: Test
+    kind: str
+    outcome: Literal["holds", "against", "open", "missing"]
+    reason: str
+    n: int = 0
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+
+    @property
+    def change(self) -> tuple[float, float, float] | None:
+        """Estimate, low and high as shares of the baseline, which compare between metrics and with papers."""
+        if self.estimate is None or not self.baseline:
+            return None
+        return tuple(value / abs(self.baseline) for value in (self.estimate, self.low, self.high))
+
+    def __str__(self) -> str:
+        found = "" if self.estimate is None else f" {self.estimate:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.test}, {self.kind}:{found}, n = {self.n}, {self.outcome}{reason}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim, and why. `findings`: every test on every kind of scene."""
+
+    claim: Claim
+    status: str
+    reason: str
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def deciding(self) -> Finding | None:
+        """The finding on which the status rests: the first against it, else the first open, else the weakest."""
+        for outcome in ("against", "open"):
+            chosen = [finding for finding in self.findings if finding.outcome == outcome]
+            if chosen and self.status in ("not reproduced", "inconclusive"):
+                return chosen[0]
+        known = [finding for finding in self.findings if finding.change]
+        return min(known, key=_distance_from_border, default=None) if self.status == "reproduced" else None
+
+    @property
+    def estimate(self) -> float | None:
+        return self.deciding and self.deciding.estimate
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.estimate is None else (self.deciding.low, self.deciding.high)
+
+    @property
+    def n(self) -> int:
+        return self.deciding.n if self.deciding else 0
+
+
+def _distance_from_border(finding: Finding) -> float:
+    """How far an interval that lies where it is expected stays away from the border, as a share of the baseline."""
+    low, high = finding.test.expected(finding.baseline)
+    return min(finding.low - low, high - finding.high) / abs(finding.baseline)
+
+
+# ---- verdicts ---------------------------------------------------------------------------------------------
+
+
+def judge(ledger: Ledger, table: pd.DataFrame, seed: int = 0) -> list[Verdict]:
+    """A verdict on every claim, in the ledger's order."""
+    checked(table)
+    return [verdict(claim, table, seed=seed) for claim in ledger.claims]
+
+
+def verdict(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Verdict:
+    """What results on test scenes say of a claim.
+
+    table: as `lib.evaluation.evaluate` gives it, a row per method, scene, view and metric.
+    """
+    if claim.not_testable:
+        return Verdict(claim, "not testable here", claim.not_testable)
+    pairs = [(test, kind) for test in claim.tests for kind in test.scenes]
+    strict = 1 - (1 - LEVEL) / len(pairs)
+    findings = tuple(find(test, kind, table, strict=strict, seed=seed) for test, kind in pairs)
+    return Verdict(claim, *_status(claim, findings, set(table["method"])), findings)
+
+
+def _status(claim: Claim, findings: Sequence[Finding], methods: set[str]) -> tuple[str, str]:
+    absent = [name for name in claim.methods if name not in methods]
+    if absent:
+        return "method not there yet", f"no results of {', '.join(absent)}"
+    outcomes = Counter(finding.outcome for finding in findings)
+    summary = f"{outcomes['holds']} of {len(findings)} findings as claimed, {outcomes['against']} against"
+    first = {finding.outcome: finding for finding in reversed(findings)}
+    if "against" in first:
+        return "not reproduced", f"{summary}: {first['against']}"
+    if "open" in first:
+        return "inconclusive", f"{summary}: {first['open']}"
+    return "reproduced", summary
+
+
+def counts(verdicts: Iterable[Verdict]) -> dict[str, dict[str, int]]:
+    """How many claims of each paper have each status."""
+    found = Counter((verdict.claim.paper, verdict.status) for verdict in verdicts)
+    papers = dict.fromkeys(paper for paper, _ in found)
+    return {paper: {status: found[paper, status] for status in STATUSES} for paper in papers}
+
+
+# ---- findings ---------------------------------------------------------------------------------------------
+
+
+class Paired(NamedTuple):
+    """What two methods gave on the same images [n], NaN where there is no value."""
+
+    difference: np.ndarray  # left - factor * right
+    baseline: np.ndarray  # factor * right, or left where a test has no right
+    yaw: np.ndarray  # |yaw| of the input, radians
+
+
+def find(test: Test, kind: str, table: pd.DataFrame, *, strict: float = LEVEL, seed: int = 0) -> Finding:
+    """Judge a test on the scenes of one kind. strict: the level at which it may speak against the claim."""
+    absent = [name for name in test.methods if name not in set(table["method"])]
+    if absent:
+        return Finding(test, kind, "missing", f"no results of {', '.join(absent)}")
+    paired = paired_values(test, table[table["scene_kind"] == kind])
+    known = ~np.isnan(paired.difference)
+    made = functools.partial(Finding, test, kind, n=int(known.sum()))
+    if not known.any():
+        return made("open", f"{test.metric} was not measured there")
+    values, yaw = paired.difference[known], paired.yaw[known]
+    if len(values) < FEWEST or (test.trend and len(np.unique(yaw)) < 2):
+        return made("open", f"{len(values)} images at {len(np.unique(yaw))} yaws give no interval")
+    per_image = slope_values(yaw, values) if test.trend else values
+    wide, wider = (mean_interval(per_image, level=level, seed=seed) for level in (LEVEL, strict))
+    baseline = float(paired.baseline[known].mean())
+    made = functools.partial(made, estimate=wide.mean, low=wide.low, high=wide.high, baseline=baseline)
+    if len(values) < MIN_IMAGES:
+        return made("open", f"{len(values)} images, {MIN_IMAGES} are needed")
+    if (~known).mean() > MAX_LOST:
+        return made("open", f"{(~known).sum()} of {len(known)} images have no value of both methods")
+    low, high = test.expected(baseline)
+    if low < wide.low and wide.high < high:
+        return made("holds", "")
+    if wider.high < low or high < wider.low:
+        return made("against", "")
+    return made("open", "the interval says neither")
+
+
+def paired_values(test: Test, rows: pd.DataFrame) -> Paired:
+    """What the methods of a test gave on each image of `rows`. An image counts if each of its views has a value."""
+    rows = rows[rows["method"].isin(test.methods)]
+    yaw = rows[rows["is_input"]].groupby("scene")["yaw"].first().abs()
+    if test.input_yaw is not None:
+        yaw = yaw[yaw.between(*test.input_yaw)]
+    values = _costs(test.metric, rows) if test.metric in COSTS else _by_view(test.metric, rows)
+    values = values.reindex(columns=list(test.methods))
+    left = values[test.left]
+    right = left * 0.0 if test.right is None else test.factor * values[test.right]
+    difference = _over_views(left - right, test.views).reindex(yaw.index)
+    level = "input" if test.views == "loss" else test.views
+    baseline = _over_views(left if test.right is None else right, level).reindex(yaw.index)
+    return Paired(*(part.to_numpy(dtype=float) for part in (difference, baseline, yaw)))
+
+
+def _by_view(metric: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Values of a metric: a row per scene and view, a column per method. Views of the closed path do not count."""
+    named = rows["is_input"] | rows["view"].str.startswith("yaw")
+    return rows[(rows["metric"] == metric) & named].pivot(
+        index=["scene", "view", "is_input"], columns="method", values="value"
+    )
+
+
+def _costs(column: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Values of a cost, which an inversion has once, as if its input view had them."""
+    return rows[rows["is_input"]].pivot_table(
+        index=["scene", "view", "is_input"], columns="method", values=column, aggfunc="first"
+    )
+
+
+def _over_views(values: pd.Series, views: str) -> pd.Series:
+    """One value per scene: the mean of some of its views, NaN if one of them has none."""
+    if views == "loss":
+        return _over_views(values, "novel") - _over_views(values, "input")
+    is_input = values.index.get_level_values("is_input")
+    chosen = {"input": is_input, "novel": ~is_input, "all": is_input | ~is_input}[views]
+    return values[chosen].groupby("scene").agg(lambda seen: seen.mean(skipna=False))
+
+
+def slope_values(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """One value [n] per image whose mean is the slope of y over x, so that slopes have intervals as means do.
+
+    They are the pseudo-values of the jackknife (Tukey, 1958): n times the least-squares slope, minus n - 1
+    times that without the image. Their mean is the slope up to a bias of order 1 / n.
+    """
+    n, from_mean = len(x), x - x.mean()
+    spread = (from_mean**2).sum()
+    slope = (from_mean * y).sum() / spread
+    residual = y - y.mean() - slope * from_mean
+    leverage = 1 / n + from_mean**2 / spread
+    return slope + (n - 1) * from_mean * residual / (spread * (1 - leverage))
+
+
+def checked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table that can be judged: all columns, known kinds of scenes, no row twice, no split but the test split."""
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ValueError(f"a table of results has no column {', '.join(missing)}; it has: {', '.join(table)}")
+    unknown = sorted(set(table["scene_kind"]) - set(KINDS))
+    if unknown:
+        raise ValueError(f"scenes of kind {', '.join(unknown)}; the ledger knows {', '.join(KINDS)}")
+    if "split" in table and (table["split"] != "test").any():
+        raise ValueError("verdicts come from test scenes only: leave out the rows of the other split")
+    twice = table.duplicated(["method", "scene_kind", "scene", "view", "metric"])
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise ValueError(
+            f"{twice.sum()} rows are there twice, such as {row['metric']} of {row['method']} in view {row['view']} "
+            f"of {row['scene']}: give each result once"
+        )
+    return table
+
+
+# ---- writing down -----------------------------------------------------------------------------------------
+
+
+def as_record(verdicts: Iterable[Verdict]) -> dict[str, Mapping[str, object]]:
+    """Verdicts by claim in plain values, for the record of a run."""
+    return {verdict.claim.id: _recorded(verdict) for verdict in verdicts}
+
+
+def _recorded(verdict: Verdict) -> dict[str, object]:
+    known = {"status": verdict.status, "reason": verdict.reason}
+    found = [
+        {
+            "test": str(finding.test),
+            "scenes": finding.kind,
+            "outcome": finding.outcome,
+            "reason": finding.reason,
+            "n": finding.n,
+            "estimate": finding.estimate,
+            "interval": None if finding.estimate is None else [finding.low, finding.high],
+            "paper_change": finding.test.paper_change(),
+        }
+        for finding in verdict.findings
+        if finding.outcome != "missing"
+    ]
+    return known | ({"findings": found} if found else {})
