@@ -50,7 +50,7 @@ class FaceWarning(UserWarning):
 
 
 # -------------------------------------------------------------------- the canonical face mesh
-def _wire_fields(message: bytes):
+def wire_fields(message: bytes):
     """(field number, value) pairs of a protobuf message; a value is an int or the bytes of a nested field."""
     position = 0
 
@@ -86,9 +86,9 @@ def canonical_mesh() -> tuple[np.ndarray, np.ndarray]:
     """
     with zipfile.ZipFile(assets.folder("landmarks") / "face_landmarker.task") as task:
         metadata = task.read("geometry_pipeline_metadata_landmarks.binarypb")
-    mesh = next(value for number, value in _wire_fields(metadata) if number == 1)
+    mesh = next(value for number, value in wire_fields(metadata) if number == 1)
     fields: dict[int, list] = {3: [], 4: []}
-    for number, value in _wire_fields(mesh):
+    for number, value in wire_fields(mesh):
         fields.setdefault(number, []).append(value)
     buffer = np.frombuffer(b"".join(fields[3]), "<f4").reshape(-1, 5)  # x, y, z, u, v
     return buffer[:, :3].astype(np.float64), np.array(fields[4], np.int64).reshape(-1, 3)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from project_files import ROOT
 
+from lib.evaluation import MEASURES, METHODS
 from lib.metrics.statistics import FEW, mean_interval
 from lib.runs import verdicts
 from lib.runs.claims import (
@@ -24,6 +25,7 @@ from lib.runs.claims import (
     read_ledger,
 )
 from lib.runs.verdicts import (
+    COSTS,
     LEVEL,
     MAX_LOST,
     MIN_IMAGES,
@@ -96,6 +98,13 @@ def test_every_name_at_the_top_is_used_or_explained(ledger):
     assert {name for name in ledger.methods if name not in told} <= {
         name for test in tests for name in test.methods
     }
+
+
+def test_names_are_those_under_which_results_are_recorded(ledger):
+    assert set(METHODS) <= set(ledger.methods)
+    measured = set(MEASURES) | set(COSTS)
+    assert {name for name, meaning in ledger.metrics.items() if "(to come)" not in meaning} <= measured
+    assert not {name for name, meaning in ledger.metrics.items() if "(to come)" in meaning} & measured
 
 
 def test_variants_belong_to_a_method(ledger):
@@ -270,7 +279,7 @@ def test_the_same_results_twice_are_neither_lower_nor_higher():
 def test_a_missing_method_is_not_there_yet_and_named():
     found = verdict(claim_of(a_test("lower"), a_test("lower", right="c")), table_of(A, B))
     assert found.status == "method not there yet"
-    assert found.reason == "no results of c"
+    assert found.reason == "no results of c; so far 1 of 2 findings as claimed, 0 against"
     assert [finding.outcome for finding in found.findings] == ["holds", "missing"]
 
 

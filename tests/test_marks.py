@@ -123,6 +123,13 @@ def test_paint_stays_on_the_head(egg):
         assert not (painted & (F.max_pool2d(view.mask.float(), 3, 1, 1) == 0)).any()
 
 
+@pytest.mark.parametrize("mark", [spot(0.05, 0.03), decal(size=0.12), ball(0.25, 0.0, 0.1)])
+def test_paint_covers_as_much_of_a_picture_of_any_resolution(mark):
+    views = [egg_view(orbit(0.2, 0.1), side) for side in (32, 64, 256)]  # of 4, 4 and 2 rays along a pixel
+    changes = [(paint_view(view, [mark])[0].image - view.image).abs().mean().item() for view in views]
+    assert changes == pytest.approx([changes[-1]] * 3, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("yaw+0.0", "yaw+0.3"), ("yaw-0.3", "yaw+0.3"), ("yaw+0.6", "yaw+0.3")]
 )

@@ -11,6 +11,7 @@ from tiny_generator import tiny_generator
 
 from lib.cameras import Camera
 from lib.datasets import painted, samples
+from lib.datasets.marks import paint_view
 from lib.datasets.painted import KINDS, LANDMARKS, Face, drawn_kind, make, world_from_face
 from lib.datasets.scenes import YAWS, Scene, View, yaw_name
 from lib.generators import load_generator
@@ -24,7 +25,7 @@ def egg() -> Scene:
 @pytest.fixture(scope="module")
 def face(egg) -> Face:
     """As the canonical face lies."""
-    return Face([egg.views[yaw_name(yaw)] for yaw in YAWS], 1.0, torch.eye(3), torch.zeros(3))
+    return Face([egg.views[yaw_name(yaw)] for yaw in YAWS], 0.0, 1.0, torch.eye(3), torch.zeros(3))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,22 @@ def test_earring_is_at_one_ear(egg, face):
     assert not scene.truth[f"painted/{far}"].any()
     new = scene.views[near].mask & ~egg.views[near].mask
     assert scene.views[near].depth[new].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("yaw", [-0.3, 0.3])
+def test_the_input_shows_what_is_painted(egg, face, kind, yaw):
+    seen = replace(face, input_yaw=yaw)
+    for seed in (0, 1):
+        _, painted = paint_view(egg.views[yaw_name(yaw)], KINDS[kind](seen, np.random.default_rng(seed)))
+        assert painted.sum() >= 3
+
+
+def test_marks_are_on_either_side_of_a_frontal_input_and_on_the_side_that_another_shows(face):
+    rng = np.random.default_rng(0)
+    assert {face.seen_side(rng) for _ in range(20)} == {-1, 1}
+    for yaw, side in ((0.3, 1), (-0.3, -1)):
+        assert {replace(face, input_yaw=yaw).seen_side(rng) for _ in range(20)} == {side}
 
 
 # -------------------------------------------------------------------- places

@@ -45,7 +45,7 @@ NOW_LANDMARKS = {
 LOOK_SIZE = 256
 """Pixels of the picture of the average head in which its landmarks are found."""
 
-LOOKS, LOOK_SAMPLES = 3, 4
+LOOKS, LOOK_SAMPLES = 2, 4
 """How often the average head is looked at and set right, and rays a pixel of such a picture."""
 
 SEEN_SLACK = 0.01
@@ -72,7 +72,7 @@ def make(
 
     texture: colours by rule, or a portrait's face: "astronaut" (scikit-image, public domain), "sample" (a head of
     the generator), the path of a photo, or a photo, uint8 [height, width, 3]. input_yaw: radians of the input view;
-    None draws one of INPUT_YAWS. samples: rays a pixel (1, 4, 16, 64, 256). shine: gloss of the skin, 0 to 1; with
+    None draws one of INPUT_YAWS. samples: rays a pixel, a square number. shine: gloss of the skin, 0 to 1; with
     it, views differ where they see the same point. Masks hold all of the figure: head, neck and shoulders.
 
     truth: `vertices` [n, 3] in world units and `faces` [m, 3] of everything that is seen; `skin` [n], which
@@ -472,7 +472,7 @@ def painted_by_rule(look: Look) -> np.ndarray:
     colours = _mixed(colours, look.hair_colour, 0.7 * shares["brows"])
     colours = _mixed(colours, look.cloth, _cloth_area(rest))
     colours = _mixed(colours, _strands(look, rest, rng), _hair_share(look))
-    return _with_parts(colours, look.iris)
+    return _with_parts(colours.clip(0, 1), look.iris)
 
 
 def _mixed(colours: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:

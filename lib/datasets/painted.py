@@ -2,7 +2,7 @@
 
 This is the out-of-distribution and asymmetry test of SPI, HFGI3D and the pose-free paper, which show tattoos, lettering
 and trinkets of single photos; here the other views are known too. Marks lie on one side of the face, or differ from
-side to side, so that the mirrored picture is a wrong one.
+side to side, so that the mirrored picture is a wrong one; the input shows them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ DETECTED_SIDE = 256
 DATA = tuple(Path(__file__).with_name(name) for name in ("marks.py", "stencils.py"))
 """Files, beside this one, that decide what a scene looks like."""
 
+BOTH_SIDES_SHOW = 0.1
+"""Radians of yaw within which a view shows both cheeks and ears alike."""
+
 FARTHEST_SNAP = 4.0
 """Centimetres: a surface farther than this from where the face should be is another one."""
 
@@ -88,9 +91,13 @@ def _canonical_face() -> trimesh.Trimesh:
 
 @dataclass(frozen=True)
 class Face:
-    """Where a scene's face lies: world = scale rotation canonical + translation; and views that see it."""
+    """Where a scene's face lies: world = scale rotation canonical + translation; and views that see it.
+
+    input_yaw: radians from which an inversion sees it.
+    """
 
     views: Sequence[View]
+    input_yaw: float
     scale: float
     rotation: Tensor
     translation: Tensor
@@ -99,7 +106,16 @@ class Face:
     def of(cls, scene: Scene) -> Face:
         """By the landmarks of the frontal view."""
         views = [scene.views[yaw_name(yaw)] for yaw in YAWS]
-        return cls(views, *world_from_face(scene.views[yaw_name(0.0)]))
+        yaw = scene.input.camera.yaw.item()
+        return cls(views, yaw, *world_from_face(scene.views[yaw_name(0.0)]))
+
+    def seen_side(self, rng: np.random.Generator) -> int:
+        """The side, -1 or 1, that the input shows, on which marks lie; either where it shows both.
+
+        Of what the input does not show nothing can be kept.
+        """
+        either = int(rng.choice((-1, 1)))
+        return either if abs(self.input_yaw) < BOTH_SIDES_SHOW else int(np.sign(self.input_yaw))
 
     def to_world(self, points: Tensor) -> Tensor:
         """World points [K, 3] of points of the canonical face in world units."""
@@ -183,10 +199,6 @@ MOLE, FRECKLE = (0.20, 0.10, 0.07), (0.48, 0.26, 0.15)
 WORDS = ("3D-GAN", "HELLO", "PARIS", "NOVA", "R2D2", "ZEN", "1984", "LUCK")
 
 
-def _side(rng: np.random.Generator) -> int:
-    return int(rng.choice((-1, 1)))
-
-
 def _pick(rng: np.random.Generator, choices: Sequence) -> Any:
     return choices[rng.integers(len(choices))]
 
@@ -229,12 +241,12 @@ def _spots(
 
 def moles(face: Face, rng: np.random.Generator) -> list[Mark]:
     """Four on one side, one on the other."""
-    return [_spots(face, rng, _side(rng) * np.array([1, 1, 1, 1, -1]), (0.32, 0.55), MOLE, 0.95)]
+    return [_spots(face, rng, face.seen_side(rng) * np.array([1, 1, 1, 1, -1]), (0.32, 0.55), MOLE, 0.95)]
 
 
 def freckles(face: Face, rng: np.random.Generator) -> list[Mark]:
     """About three quarters of them on one side."""
-    sides = _side(rng) * np.where(rng.random(80) < 0.75, 1, -1)
+    sides = face.seen_side(rng) * np.where(rng.random(80) < 0.75, 1, -1)
     return [_spots(face, rng, sides, (0.14, 0.26), FRECKLE, 0.8)]
 
 
@@ -243,19 +255,21 @@ def tattoo(face: Face, rng: np.random.Generator) -> list[Mark]:
     symbol = _pick(rng, SYMBOLS)()
     where, size_cm = _pick(rng, (("cheek", 4.5), ("lower cheek", 4.0), ("brow", 3.6)))
     picture = in_colours((_pick(rng, INKS), symbol), opacity=0.9)
-    return [_decal(face, face.place(where, _side(rng)), picture, size_cm, turn=rng.uniform(-0.3, 0.3))]
+    return [
+        _decal(face, face.place(where, face.seen_side(rng)), picture, size_cm, turn=rng.uniform(-0.3, 0.3))
+    ]
 
 
 def word(face: Face, rng: np.random.Generator) -> list[Mark]:
     """A word in dark ink across the forehead or on a cheek."""
-    where, size_cm = _pick(rng, (("forehead", 8.5), ("cheek", 7.0)))
+    where, size_cm = _pick(rng, (("forehead", 8.5), ("cheek", 6.0)))
     picture = in_colours((_pick(rng, INKS), lettering(_pick(rng, WORDS))), opacity=0.9)
-    return [_decal(face, face.place(where, _side(rng)), picture, size_cm)]
+    return [_decal(face, face.place(where, face.seen_side(rng)), picture, size_cm)]
 
 
 def earring(face: Face, rng: np.random.Generator) -> list[Mark]:
     """A golden stud and a stone that hangs from it, at one ear."""
-    place, unit = face.place("ear", _side(rng), offset=(0.8, -1.8, -0.5)), CM * face.scale
+    place, unit = face.place("ear", face.seen_side(rng), offset=(0.8, -1.8, -0.5)), CM * face.scale
     stud = place.centre + 0.3 * unit * place.outward
     drop = stud - torch.tensor([0.0, 1.5 * unit, 0.0])
     return [
@@ -266,10 +280,10 @@ def earring(face: Face, rng: np.random.Generator) -> list[Mark]:
 
 def streak(face: Face, rng: np.random.Generator) -> list[Mark]:
     """Dyed strands of hair, in two tones, that fan out from the hairline on one side."""
-    side, count = _side(rng), 12
+    side, count = face.seen_side(rng), 12
     place, in_hair = (face.place("hairline", side, (0.8, up, back)) for up, back in ((0.3, 0.0), (2.3, -1.0)))
     root, rise = rng.uniform(-0.10, 0.10, count), np.linspace(0, 1, 12)[:, None]
-    lowest, drift = rng.uniform(-0.12, 0.10, count), 1.5 * root + rng.normal(0, 0.06, count)
+    lowest, drift = rng.uniform(-0.06, 0.12, count), 1.5 * root + rng.normal(0, 0.06, count)
     x, y = root + rise**2 * drift, lowest + rise * (1 - lowest)
     strands = list(np.stack([x, y], axis=-1).transpose(1, 0, 2))
     dye = _pick(rng, DYES)
@@ -284,7 +298,7 @@ def streak(face: Face, rng: np.random.Generator) -> list[Mark]:
 def face_paint(face: Face, rng: np.random.Generator) -> list[Mark]:
     """Three bars on a cheek, a star about an eye, or a face in two colours."""
     first, second, third = (PAINTS[i] for i in rng.permutation(len(PAINTS))[:3])
-    side = _side(rng)
+    side = face.seen_side(rng)
     design = _pick(rng, ("bars", "star", "halves"))
     if design == "bars":
         bars = [

@@ -66,9 +66,11 @@ class PathTracer:
         )
 
     def picture(self, camera: Camera, resolution: int, samples: int = 64, seed: int = 0) -> Tensor:
-        """Image [1, 3, R, R] in [-1, 1], sRGB; `samples` rays a pixel, spread evenly over it."""
+        """Image [1, 3, R, R] in [-1, 1], sRGB; `samples` rays a pixel, a square number, spread over it evenly."""
+        if samples < 1 or round(samples**0.5) ** 2 != samples:
+            raise ValueError(f"samples is a square number such as 16, 64 or 256, got {samples}")
         mitsuba = _mitsuba()
-        sampler = {"type": "stratified", "sample_count": samples}
+        sampler = {"type": "multijitter", "sample_count": samples}
         radiance = np.asarray(
             mitsuba.render(
                 self._scene,
@@ -88,11 +90,13 @@ class PathTracer:
             mitsuba.render(
                 self._scene,
                 sensor=_sensor(camera, resolution, sampler),
-                integrator=mitsuba.load_dict({"type": "aov", "aovs": "depth:depth,normal:sh_normal"}),
+                integrator=mitsuba.load_dict({"type": "aov", "aovs": "place:position,normal:sh_normal"}),
             )
         )
-        depth, normals = _maps(values[..., :1]), _maps(values[..., 1:4])
-        met = depth > 0
+        places, normals = _maps(values[..., :3]), _maps(values[..., 3:6])
+        met = normals.norm(dim=1, keepdim=True) > 0
+        # Mitsuba's own depth begins at the near plane.
+        depth = (places - camera.position[..., None, None]).norm(dim=1, keepdim=True)
         _, directions = camera.rays(resolution)
         along = directions.transpose(1, 2).reshape(1, 3, resolution, resolution)
         away = (normals * along).sum(1, keepdim=True) > 0

@@ -25,7 +25,7 @@ from lib.generators.teacher import Teacher
 from lib.images import to_tensor
 from lib.warping import pixels_in_view, sample_at, visible
 
-DIRECTIONS = paths.WEIGHTS / "pose_directions.safetensors"
+DIRECTIONS = paths.WEIGHTS / "teacher" / "pose_directions.safetensors"
 """The directions in the teacher's style space that turn heads, as they come with the repository."""
 
 DATA = (DIRECTIONS,)
@@ -83,7 +83,7 @@ def make(seed: int, generator: EG3D, *, input_yaw: float | None = None, truncati
     input_yaw: one of YAWS; None draws one of INPUT_YAWS. truncation: of the teacher's styles. Cameras are those that
     are detected in the pictures. Depth is the face's pseudo-depth from landmarks, unknown elsewhere; there
     are no normals. The mask is the parsing network's. Beyond the border of the teacher's picture nothing is known.
-    truth: `landmarks` [5, 478, 3] of the views in the order of YAWS, as those of `lib.faces.Portrait`.
+    truth: `view_landmarks` [5, 478, 3] of the views in the order of YAWS, as those of `lib.faces.Portrait`.
     """
     input_yaw = drawn_input_yaw(seed) if input_yaw is None else input_yaw
     if input_yaw not in YAWS:
@@ -110,7 +110,7 @@ def make(seed: int, generator: EG3D, *, input_yaw: float | None = None, truncati
         "detected_yaws": [float(shot["pose"][0]) for shot in shots],
         "detected_pitches": [float(shot["pose"][1]) for shot in shots],
     }
-    truth = {"landmarks": torch.from_numpy(landmarks)}
+    truth = {"view_landmarks": torch.from_numpy(landmarks)}
     return Scene(f"turned-{seed}", yaw_name(input_yaw), views, truth, extras)
 
 
@@ -182,18 +182,23 @@ def drift(scene: Scene, identity: Callable[[View, View], float] | None = None) -
     pixel of the input's head is looked up in the other view; pixels count that the other view shows too
     (`lib.warping.visible`).
 
-    mse: of the colours in [-1, 1]. colour: by how much the mean colour changes, root mean square of the three
+    turn: radians of yaw between the two. mse: of the colours in [-1, 1]. colour: by how much the mean colour changes, root mean square of the three
     channels. depth_mm: median distance of the two depths. landmarks_mm: root mean square distance of landmarks
     after both faces are laid on the canonical mesh, where the scene has landmarks; expression, and the
     detector's error. identity: what the function given for it says of the two views.
     """
     return {
-        name: _disagreement(scene.input, view)
+        name: {"turn": _turn(scene.input, view)}
+        | _disagreement(scene.input, view)
         | _landmark_change(scene, name)
         | ({} if identity is None else {"identity": identity(scene.input, view)})
         for name, view in scene.views.items()
         if name != scene.input_name
     }
+
+
+def _turn(view: View, other: View) -> float:
+    return (other.camera.yaw - view.camera.yaw).abs().item()
 
 
 def _disagreement(view: View, other: View) -> dict[str, float]:
@@ -213,11 +218,11 @@ def _disagreement(view: View, other: View) -> dict[str, float]:
 
 
 def _landmark_change(scene: Scene, name: str) -> dict[str, float]:
-    if "landmarks" not in scene.truth:
+    if "view_landmarks" not in scene.truth:
         return {}
     names = list(scene.views)
     one, other = (
-        on_canonical_mesh(scene.truth["landmarks"][names.index(view)].numpy())
+        on_canonical_mesh(scene.truth["view_landmarks"][names.index(view)].numpy())
         for view in (scene.input_name, name)
     )
     return {"landmarks_mm": float(10 * np.sqrt(((one - other) ** 2).sum(axis=1).mean()))}

@@ -46,6 +46,8 @@ from lib.drawings.metrics import (
     lines_over,
     psnr_of_mse,
 )
+from lib.drawings.prior import count_panels, density_over_normal, line_panels, two_moves
+from lib.drawings.scenes import carried, carried_views, contact_sheet, drift_chart
 
 __all__ = [
     "AXIS_COLOURS",
@@ -65,8 +67,14 @@ __all__ = [
     "along_the_ray",
     "asked_and_got",
     "axis_names",
+    "carried",
+    "carried_views",
+    "contact_sheet",
+    "count_panels",
+    "density_over_normal",
     "depth_two_ways",
     "distance_over_samples",
+    "drift_chart",
     "error_map",
     "face_colours",
     "field_of_view",
@@ -79,6 +87,7 @@ __all__ = [
     "intervals_and_expectations",
     "label_explained",
     "ledger_squares",
+    "line_panels",
     "lines_over",
     "lookup_drawing",
     "off_by_one",
@@ -92,5 +101,6 @@ __all__ = [
     "slices",
     "stack_drawing",
     "sum_and_integral",
+    "two_moves",
     "world_and_camera",
 ]

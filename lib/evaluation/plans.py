@@ -82,10 +82,10 @@ def read_plan(scale: str, path: Path = PLANS) -> EvaluationPlan:
         wrong += [f"key {key} is missing" for key in sorted(missing)]
         raise PlanError(f"{path.name}, {scale}: {'; '.join(wrong)}")
     try:
-        methods = {name: _method(name, given["methods"]) for name in given.pop("methods")}
+        given["methods"] = {name: _method(name, given["methods"]) for name in given["methods"]}
     except ValueError as error:
         raise PlanError(f"{path.name}, {scale}: {error}") from error
-    return EvaluationPlan(methods=methods, **given)
+    return EvaluationPlan(**given)
 
 
 def _method(name: str, plan: Mapping[str, Mapping[str, Any] | None], under: tuple[str, ...] = ()) -> Method:

@@ -55,14 +55,16 @@ def code_version(*roots: Callable | type) -> str:
 
 def _root(root: Callable | type) -> tuple[str, Definition]:
     """A function or class by name, as it stands in its file."""
-    module, name = Path(inspect.getsourcefile(inspect.unwrap(root))).resolve(), root.__qualname__
-    definition = _definitions(module).get(name)
-    if definition is None or definition.code is None:
-        raise ValueError(
-            f"the version of {name} cannot be told: expected a function or class at the top of {module.name}, "
-            "not a lambda, a partial or something inside a function"
-        )
-    return f"{module}:{name}", definition
+    name = getattr(root, "__qualname__", repr(root))
+    if inspect.isfunction(inspect.unwrap(root)) or inspect.isclass(root):
+        module = Path(inspect.getsourcefile(inspect.unwrap(root))).resolve()
+        definition = _definitions(module).get(name)
+        if definition and definition.code:
+            return f"{module}:{name}", definition
+    raise ValueError(
+        f"the version of {name} cannot be told: expected a function or class at the top of a module, "
+        "not a lambda, a partial or something inside a function"
+    )
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.faces import _wire_fields
+from lib.faces import wire_fields
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def read_graph(content: bytes) -> Graph:
 def _fields(message: bytes) -> defaultdict[int, list]:
     """Field number -> its values, of a protobuf message; what is not there has no values."""
     fields = defaultdict(list)
-    for number, value in _wire_fields(message):
+    for number, value in wire_fields(message):
         fields[number].append(value)
     return fields
 

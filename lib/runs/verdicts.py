@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from lib.metrics.statistics import FEW, FEWEST, mean_interval
+from lib.metrics.statistics import FEW, FEWEST, Interval, mean_interval
 from lib.runs.claims import KINDS, Claim, Ledger, Test
 
 if TYPE_CHECKING:
@@ -103,13 +103,11 @@ class Verdict:
 
     @property
     def deciding(self) -> Finding | None:
-        """The finding on which the status rests: the first against it, else the first open, else the weakest."""
-        for outcome in ("against", "open"):
-            chosen = [finding for finding in self.findings if finding.outcome == outcome]
-            if chosen and self.status in ("not reproduced", "inconclusive"):
-                return chosen[0]
-        known = [finding for finding in self.findings if finding.change]
-        return min(known, key=_distance_from_border, default=None) if self.status == "reproduced" else None
+        """On which finding the status rests: the first against, the first open, or of those that hold the weakest."""
+        if self.status == "reproduced":
+            return min(self.findings, key=_distance_from_border)
+        outcome = {"not reproduced": "against", "inconclusive": "open"}.get(self.status)
+        return next((finding for finding in self.findings if finding.outcome == outcome), None)
 
     @property
     def estimate(self) -> float | None:
@@ -127,7 +125,7 @@ class Verdict:
 def _distance_from_border(finding: Finding) -> float:
     """How far an interval that lies where it is expected stays away from the border, as a share of the baseline."""
     low, high = finding.test.expected(finding.baseline)
-    return min(finding.low - low, high - finding.high) / abs(finding.baseline)
+    return min(finding.low - low, high - finding.high) / (abs(finding.baseline) or 1.0)
 
 
 # ---- verdicts ---------------------------------------------------------------------------------------------
@@ -153,12 +151,13 @@ def verdict(claim: Claim, table: pd.DataFrame, seed: int = 0) -> Verdict:
 
 
 def _status(claim: Claim, findings: Sequence[Finding], methods: set[str]) -> tuple[str, str]:
-    absent = [name for name in claim.methods if name not in methods]
-    if absent:
-        return "method not there yet", f"no results of {', '.join(absent)}"
     outcomes = Counter(finding.outcome for finding in findings)
     summary = f"{outcomes['holds']} of {len(findings)} findings as claimed, {outcomes['against']} against"
     first = {finding.outcome: finding for finding in reversed(findings)}
+    if "missing" in first:
+        absent = ", ".join(name for name in claim.methods if name not in methods)
+        partly = f"; so far {summary}" if len(first) > 1 else ""
+        return "method not there yet", f"no results of {absent}{partly}"
     if "against" in first:
         return "not reproduced", f"{summary}: {first['against']}"
     if "open" in first:
@@ -191,26 +190,33 @@ def find(test: Test, kind: str, table: pd.DataFrame, *, strict: float = LEVEL, s
         return Finding(test, kind, "missing", f"no results of {', '.join(absent)}")
     paired = paired_values(test, table[table["scene_kind"] == kind])
     known = ~np.isnan(paired.difference)
-    made = functools.partial(Finding, test, kind, n=int(known.sum()))
-    if not known.any():
-        return made("open", f"{test.metric} was not measured there")
     values, yaw = paired.difference[known], paired.yaw[known]
+    made = functools.partial(Finding, test, kind, n=len(values))
+    if not len(values):
+        return made("open", f"{test.metric} was not measured there")
     if len(values) < FEWEST or (test.trend and len(np.unique(yaw)) < 2):
         return made("open", f"{len(values)} images at {len(np.unique(yaw))} yaws give no interval")
     per_image = slope_values(yaw, values) if test.trend else values
     wide, wider = (mean_interval(per_image, level=level, seed=seed) for level in (LEVEL, strict))
     baseline = float(paired.baseline[known].mean())
-    made = functools.partial(made, estimate=wide.mean, low=wide.low, high=wide.high, baseline=baseline)
-    if len(values) < MIN_IMAGES:
-        return made("open", f"{len(values)} images, {MIN_IMAGES} are needed")
-    if (~known).mean() > MAX_LOST:
-        return made("open", f"{(~known).sum()} of {len(known)} images have no value of both methods")
-    low, high = test.expected(baseline)
-    if low < wide.low and wide.high < high:
-        return made("holds", "")
-    if wider.high < low or high < wider.low:
-        return made("against", "")
-    return made("open", "the interval says neither")
+    outcome, reason = _outcome(wide, wider, test.expected(baseline), lost=int((~known).sum()))
+    return made(outcome, reason, estimate=wide.mean, low=wide.low, high=wide.high, baseline=baseline)
+
+
+def _outcome(
+    at_level: Interval, at_strict: Interval, expected: tuple[float, float], lost: int
+) -> tuple[str, str]:
+    """What an interval says of where the mean is expected, and why if it says nothing. lost: images without a value."""
+    low, high = expected
+    if at_level.n < MIN_IMAGES:
+        return "open", f"{at_level.n} images, {MIN_IMAGES} are needed"
+    if lost > MAX_LOST * (at_level.n + lost):
+        return "open", f"{lost} of {at_level.n + lost} images have no value of both methods"
+    if low < at_level.low and at_level.high < high:
+        return "holds", ""
+    if at_strict.high < low or high < at_strict.low:
+        return "against", ""
+    return "open", "the interval says neither"
 
 
 def paired_values(test: Test, rows: pd.DataFrame) -> Paired:

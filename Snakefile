@@ -1,0 +1,169 @@
+"""The study as a graph, on one machine: a change runs again what depends on it, and nothing else.
+
+assets -> (portraits -> prior) -> inversions -> measurements -> table -> figures -> ledger
+
+    snakemake --cores 2                        everything, at scale quick
+    snakemake --cores 2 --config scale=full    the committed figures and tables; hours on a CPU
+    snakemake --cores 2 ledger                 only the claims and what they need
+    snakemake -n                               what would be done, and why
+
+The embedded generator is the one that is shipped. `--config prior=train` makes it again first: samples of the teacher,
+then days on a CPU or hours on a GPU.
+
+Steps are the commands that one would type, and each knows what it has done: inversions are in the cache, rows of
+tables in papermill_runs/out. So a step that runs again, because some file that it imports has changed, computes only
+what is different. A notebook that fails is kept by the runner as papermill_runs/out/<run>.failed.ipynb, which is no
+output here: Snakemake deletes the outputs of failed steps, but for those marked `update`.
+"""
+
+import sys
+
+import yaml
+
+from lib.paths import CACHE, ROOT
+from lib.runs import SCALES
+from lib.runs.execution import read_runs
+from lib.runs.sources import library_files
+
+SCALE = config.get("scale", "quick")
+PRIOR = config.get("prior", "shipped")
+if SCALE not in SCALES or PRIOR not in ("shipped", "train"):
+    raise ValueError(f"--config takes scale={'|'.join(SCALES)} and prior=shipped|train; got {SCALE}, {PRIOR}")
+
+PYTHON = sys.executable
+OUT = "papermill_runs/out"
+RESULTS = "papermill_runs/results"
+RUNS = {run.id: run for run in read_runs() if SCALE in run.parameters}
+PLAN = yaml.safe_load((ROOT / "papermill_runs" / "evaluation.yaml").read_text()).get(SCALE)
+TABLE = f"{RESULTS}/evaluation-{SCALE}.parquet"
+LEDGER = "comparison_claims"
+ASSETS = f"{OUT}/graph/assets"
+WEIGHTS = "lib/weights/portraits64.safetensors"
+
+
+def code(file):
+    """What a file of the repository runs: the files of lib/ that it imports, and what those import."""
+    return [path.relative_to(ROOT).as_posix() for path in library_files(ROOT / file)]
+
+
+def plan_of(method):
+    """Settings of a method at this scale, and of the one that it starts from."""
+    given = PLAN["methods"][method] or {}
+    return given | ({"start": plan_of(given["start"])} if "start" in given else {})
+
+
+def recorded_inputs(run):
+    """Results of other steps that the parameters of a notebook name."""
+    return [text for text in RUNS[run].parameters[SCALE].values() if str(text).startswith(RESULTS)]
+
+
+wildcard_constraints:
+    kind="[a-z]+",
+    run="[a-z0-9_]+",
+
+
+rule all:
+    input:
+        [TABLE] if PLAN else [],
+        expand(f"{OUT}/{{run}}-{SCALE}.ipynb", run=RUNS),
+
+
+rule figures:
+    input:
+        expand(f"{OUT}/{{run}}-{SCALE}.ipynb", run=[run for run in RUNS if run != LEDGER]),
+
+
+rule ledger:
+    input:
+        f"{OUT}/{LEDGER}-{SCALE}.ipynb",
+
+
+rule assets:
+    input:
+        "lib/assets.toml",
+    output:
+        touch(ASSETS),
+    params:
+        names=sorted({name for run in RUNS.values() for name in run.assets}),
+    shell:
+        "{PYTHON} -m lib.assets fetch {params.names} --for metrics"
+
+
+if PRIOR == "train":
+
+    rule portraits:
+        input:
+            code("lib/datasets/__main__.py"),
+        output:
+            touch(f"{OUT}/graph/portraits"),
+        shell:
+            "{PYTHON} -m lib.datasets"
+
+    rule prior:
+        input:
+            rules.portraits.output,
+            ASSETS,
+            code("lib/prior.py"),
+        output:
+            update(WEIGHTS),
+        params:
+            trained=CACHE / "training" / "portraits64" / "generator.safetensors",
+        shell:
+            "{PYTHON} -m lib.prior && cp {params.trained} {output}"
+
+
+if PLAN:
+
+    rule inversions:
+        input:
+            ASSETS,
+            WEIGHTS,
+            code("lib/evaluation/inversion_cache.py"),
+            code("lib/datasets/catalogue.py"),
+        output:
+            f"{OUT}/evaluation/{SCALE}/inversions/{{kind}}-{{method}}.parquet",
+        params:
+            method=lambda wildcards: plan_of(wildcards.method),
+            n=lambda wildcards: PLAN["scenes"][wildcards.kind],
+        shell:
+            "{PYTHON} -m lib.evaluation --scale {SCALE} --scenes {wildcards.kind} --methods {wildcards.method}"
+            " --invert-only --out {output}"
+
+    rule measurements:
+        input:
+            rules.inversions.output,
+            code("lib/evaluation/protocol.py"),
+        output:
+            f"{OUT}/evaluation/{SCALE}/tables/{{kind}}-{{method}}.parquet",
+        params:
+            metrics=PLAN.get("metrics"),
+        shell:
+            "{PYTHON} -m lib.evaluation --scale {SCALE} --scenes {wildcards.kind} --methods {wildcards.method}"
+            " --out {output}"
+
+    rule table:
+        input:
+            expand(rules.measurements.output, kind=PLAN["scenes"], method=PLAN["methods"]),
+            code("lib/evaluation/__main__.py"),
+        output:
+            update(TABLE),
+            update(TABLE.replace(".parquet", ".json")),
+        shell:
+            "{PYTHON} -m lib.evaluation --scale {SCALE}"
+
+
+rule notebook:
+    input:
+        ASSETS,
+        WEIGHTS,
+        lambda wildcards: RUNS[wildcards.run].notebook.relative_to(ROOT).as_posix(),
+        lambda wildcards: code(RUNS[wildcards.run].notebook),
+        lambda wildcards: recorded_inputs(wildcards.run),
+    output:
+        update(f"{OUT}/{{run}}-{SCALE}.ipynb"),
+        update(f"{RESULTS}/{{run}}-{SCALE}.json"),
+    params:
+        parameters=lambda wildcards: RUNS[wildcards.run].parameters[SCALE],
+    shell:
+        # The runner leaves alone what it finds done; it is as new as its inputs then.
+        "{PYTHON} -m lib.runs --scale {SCALE} --only {wildcards.run} && touch {output}"
