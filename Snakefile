@@ -10,10 +10,13 @@ assets -> (portraits -> prior) -> inversions -> measurements -> table -> figures
 The embedded generator is the one that is shipped. `--config prior=train` makes it again first: samples of the teacher,
 then days on a CPU or hours on a GPU.
 
-Steps are the commands that one would type, and each knows what it has done: inversions are in the cache, rows of
-tables in papermill_runs/out. So a step that runs again, because some file that it imports has changed, computes only
-what is different. A notebook that fails is kept by the runner as papermill_runs/out/<run>.failed.ipynb, which is no
-output here: Snakemake deletes the outputs of failed steps, but for those marked `update`.
+A step runs again when its files are newer, or its parameters have changed. One of them, `code`, is the version of all
+that its notebook or module says and of the definitions of lib/ that it depends on: a docstring, or a function beside
+those that are used, changes nothing. Steps are the commands that one would type, and know what they have done:
+inversions are in the cache, rows of tables in papermill_runs/out. One that runs again computes what is different.
+
+A notebook that fails is kept by the runner as papermill_runs/out/<run>.failed.ipynb, which is no output here: Snakemake
+deletes the outputs of failed steps, but for those marked `update`.
 """
 
 import sys
@@ -23,7 +26,7 @@ import yaml
 from lib.paths import CACHE, ROOT
 from lib.runs import SCALES
 from lib.runs.execution import read_runs
-from lib.runs.sources import library_files
+from lib.runs.versions import file_version
 
 SCALE = config.get("scale", "quick")
 PRIOR = config.get("prior", "shipped")
@@ -42,8 +45,8 @@ WEIGHTS = "lib/weights/portraits64.safetensors"
 
 
 def code(file):
-    """What a file of the repository runs: the files of lib/ that it imports, and what those import."""
-    return [path.relative_to(ROOT).as_posix() for path in library_files(ROOT / file)]
+    """Version of a file of the repository and of all code that it depends on."""
+    return file_version(ROOT / file)
 
 
 def plan_of(method):
@@ -92,10 +95,10 @@ rule assets:
 if PRIOR == "train":
 
     rule portraits:
-        input:
-            code("lib/datasets/__main__.py"),
         output:
             touch(f"{OUT}/graph/portraits"),
+        params:
+            code=code("lib/datasets/portraits.py"),
         shell:
             "{PYTHON} -m lib.datasets"
 
@@ -103,10 +106,10 @@ if PRIOR == "train":
         input:
             rules.portraits.output,
             ASSETS,
-            code("lib/prior.py"),
         output:
             update(WEIGHTS),
         params:
+            code=code("lib/prior.py"),
             trained=CACHE / "training" / "portraits64" / "generator.safetensors",
         shell:
             "{PYTHON} -m lib.prior && cp {params.trained} {output}"
@@ -118,11 +121,10 @@ if PLAN:
         input:
             ASSETS,
             WEIGHTS,
-            code("lib/evaluation/inversion_cache.py"),
-            code("lib/datasets/catalogue.py"),
         output:
             f"{OUT}/evaluation/{SCALE}/inversions/{{kind}}-{{method}}.parquet",
         params:
+            code=[code("lib/evaluation/methods.py"), code("lib/datasets/catalogue.py")],
             method=lambda wildcards: plan_of(wildcards.method),
             n=lambda wildcards: PLAN["scenes"][wildcards.kind],
         shell:
@@ -132,10 +134,10 @@ if PLAN:
     rule measurements:
         input:
             rules.inversions.output,
-            code("lib/evaluation/protocol.py"),
         output:
             f"{OUT}/evaluation/{SCALE}/tables/{{kind}}-{{method}}.parquet",
         params:
+            code=code("lib/evaluation/measures.py"),
             metrics=PLAN.get("metrics"),
         shell:
             "{PYTHON} -m lib.evaluation --scale {SCALE} --scenes {wildcards.kind} --methods {wildcards.method}"
@@ -144,10 +146,11 @@ if PLAN:
     rule table:
         input:
             expand(rules.measurements.output, kind=PLAN["scenes"], method=PLAN["methods"]),
-            code("lib/evaluation/__main__.py"),
         output:
             update(TABLE),
             update(TABLE.replace(".parquet", ".json")),
+        params:
+            code=code("lib/evaluation/results.py"),
         shell:
             "{PYTHON} -m lib.evaluation --scale {SCALE}"
 
@@ -157,12 +160,12 @@ rule notebook:
         ASSETS,
         WEIGHTS,
         lambda wildcards: RUNS[wildcards.run].notebook.relative_to(ROOT).as_posix(),
-        lambda wildcards: code(RUNS[wildcards.run].notebook),
         lambda wildcards: recorded_inputs(wildcards.run),
     output:
         update(f"{OUT}/{{run}}-{SCALE}.ipynb"),
         update(f"{RESULTS}/{{run}}-{SCALE}.json"),
     params:
+        code=lambda wildcards: code(RUNS[wildcards.run].notebook),
         parameters=lambda wildcards: RUNS[wildcards.run].parameters[SCALE],
     shell:
         # The runner leaves alone what it finds done; it is as new as its inputs then.

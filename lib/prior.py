@@ -47,7 +47,7 @@ class Distillation:
     lam_lpips: float = 0.8
     lam_depth: float = 5.0  # L1 of the face's depth, world units
     lpips_resolution: int = 128  # twice the pictures' own: at 64 px LPIPS can be fooled
-    lam_adversarial: float = 0.25
+    lam_adversarial: float = 0.1
     adversarial_from: int = 600  # the step at which the generator is first asked to please the discriminator
     discriminator_from: int = 400  # the step at which the discriminator begins to learn
     gamma: float = 1.0  # R1, taken at every r1_every-th step and as many times as strong

@@ -95,5 +95,5 @@ def angle_between_views(camera: Camera, depth: Tensor, other: Camera) -> Tensor:
     """Angle [B, 1, R, R] (radians) at the surface of a view, between the directions to it and to another camera."""
     origins, directions = camera.rays(depth.shape[-1])
     to_other = other.position[:, None] - (origins + directions * depth.flatten(1)[..., None])
-    across = torch.linalg.cross(-directions, to_other, dim=-1).norm(dim=-1)
+    across = torch.linalg.cross(directions, to_other, dim=-1).norm(dim=-1)
     return torch.atan2(across, -(directions * to_other).sum(dim=-1)).reshape(depth.shape)

@@ -73,7 +73,7 @@ def test_every_table_is_used_and_every_file_is_a_table(ledger):
     pairs = [pair for claim in ledger.claims for pair in claim.numbers]
     pairs += [pair for claim in ledger.claims for test in claim.tests for pair in test.paper]
     assert {pair.table for pair in pairs} == set(ledger.tables)
-    assert set(ledger.tables) <= {path.stem for path in PAPER_TABLES.glob("*.csv")}
+    assert set(ledger.tables) == {path.stem for path in PAPER_TABLES.glob("*.csv")}
 
 
 def test_keys_tell_the_rows_of_a_table_apart(ledger):

@@ -44,6 +44,8 @@ def test_a_contact_sheet_leaves_gaps(scene):
     bare = Scene("a", "yaw+0.0", {name: View(v.image, v.camera) for name, v in scene.views.items()})
     assert pictures(contact_sheet([scene, bare])) == 2 * (1 + len(YAWS)) + 3
     assert shape_pictures(bare.input) == [None, None, None]
+    assert pictures(contact_sheet([bare])) == 1 + len(YAWS)
+    assert not any(text.get_text() == "depth" for text in contact_sheet([bare]).texts)
 
 
 def test_what_does_not_count_is_pale():
@@ -88,7 +90,7 @@ def test_carried_views_have_both_errors_below(scene):
 
 
 def test_a_drift_chart_has_a_panel_for_each_quantity_and_a_curve_for_each_kind(scene):
-    drifts = {"samples": [drift(scene)], "turned": [drift(scene, lambda one, other: 0.5)]}
+    drifts = {"turned": [drift(scene, lambda one, other: 0.5)], "samples": [drift(scene)]}
     panels = drift_chart(drifts).axes
     assert [axes.get_title() for axes in panels] == [
         QUANTITIES[name] for name in ("mse", "colour", "depth_mm", "identity")

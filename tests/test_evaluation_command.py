@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from lib import paths
-from lib.evaluation import METHODS, Method, PlanError, evaluate, read_plan, read_table, recorded_table
+from lib.evaluation import (
+    METHODS,
+    Method,
+    PlanError,
+    evaluate,
+    inversion_cache,
+    read_plan,
+    read_table,
+    recorded_table,
+)
 from lib.evaluation import __main__ as command
 from lib.evaluation.results import nested_means
 from lib.runs import SCALES, records
@@ -91,7 +100,7 @@ def test_a_plan_sets_methods_and_what_they_start_from(plan_file):
     [
         ("quick:", "full:", "no plan at scale quick; it has full"),
         ("generator: tiny", "generators: tiny", "unknown key generators; key generator is missing"),
-        ("second: {start", "third: {start", "no method is called third; there are: w,"),
+        ("second: {start", "third: {start", "no method is called .third.; there are: "),
         ("start: first", "begin: first", "method second has no begin; it has settings and start"),
         ("start: first", "start: none", "starts from none, which is not among the methods"),
         ("{settings: {head_seed: 3}}", "{start: second}", "starts from itself: first <- second <- first"),
@@ -142,7 +151,7 @@ def test_inversions_alone(repository, monkeypatch, tmp_path):
     assert command.main(["--invert-only", "--out", str(tmp_path / "none.parquet")]) == 0
     assert read_table(tmp_path / "none.parquet").empty
     assert len(list((tmp_path / "cache" / "inversions").glob("*.safetensors"))) == 6
-    monkeypatch.setattr(tiny_scenes, "head", None)  # from here on nothing can be inverted
+    monkeypatch.setattr(inversion_cache, "_computed", None)  # from here on nothing can be inverted
     assert command.main([]) == 0
     assert recorded_table("quick")["value"].notna().all()
 
@@ -154,9 +163,13 @@ def test_failures_are_reported_and_recorded(repository, monkeypatch, capsys):
     assert command.main([]) == 0
     assert "second on tiny-0: " in capsys.readouterr().out
     record = json.loads((repository / "results" / "evaluation-quick.json").read_text())
-    assert record["metrics"]["tiny"]["second"]["input"]["mse"] == dict(
-        mean=None, low=None, high=None, n=0, missing=3
-    )
+    assert record["metrics"]["tiny"]["second"]["input"]["mse"] == {
+        "mean": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "missing": 3,
+    }
 
 
 @pytest.mark.parametrize("arguments", [["--methods", "third"], ["--metrics", "msse"], ["--jobs", "0"]])

@@ -73,8 +73,8 @@ def test_depth_is_where_rays_meet_the_mesh(scene):
     corners = scene.truth["vertices"][scene.truth["faces"].long()].double().numpy()
     origins, directions = (rays[0].double().numpy() for rays in view.camera.rays(RESOLUTION))
     depth = view.depth.flatten().numpy()
-    pixels = np.random.default_rng(0).choice(depth.size, 60, replace=False)
-    assert np.isfinite(depth[pixels]).sum() > 20
+    pixels = np.random.default_rng(0).choice(depth.size, 40, replace=False)
+    assert np.isfinite(depth[pixels]).sum() > 10
     for pixel in pixels:
         nearest = ray_triangle_distances(origins[pixel], directions[pixel], corners).min()
         assert np.isfinite(depth[pixel]) == np.isfinite(nearest)
@@ -121,7 +121,7 @@ def test_true_views_agree_through_the_true_depth(scene):
     visible = (on_pixels(there.depth, uv)[:, 0] - distance).abs() < 0.005
     error = (here.image[0, :, here.mask[0, 0]].T - on_pixels(there.image, uv)).abs()[visible] * 127.5
     assert visible.float().mean() > 0.6
-    assert error.median() < 3  # of 255: noise of 64 rays a pixel, twice
+    assert error.median() < 2  # of 255
     moved = on_pixels(there.image, uv + torch.tensor([3 / RESOLUTION, 0]))  # what three pixels would do
     astray = (here.image[0, :, here.mask[0, 0]].T - moved).abs()[visible] * 127.5
     assert astray.mean() > 1.5 * error.mean()
@@ -194,7 +194,7 @@ def test_regions_lie_where_their_landmarks_are():
     assert shares["mouth"][marks[[12, 15]]].min() > 0.8  # middles of the lips
     assert shares["brows"][marks[[105, 334]]].min() > 0.1
     assert shares["face"][marks[[1, 205, 425]]].min() > 0.95
-    assert max(share[rest[:, 2] < -6].max() for share in shares.values()) < 0.01  # nothing of it at the back
+    assert all(shares[part][rest[:, 2] < -2].max() < 0.01 for part in ("mouth", "brows", "face"))
     ears = rest[shares["ears"] > 0.5]
     assert (np.abs(ears[:, 0]) > 4).all() and (ears[:, 0] > 0).any() and (ears[:, 0] < 0).any()
 
@@ -263,6 +263,23 @@ def test_features_of_a_portrait_lie_on_those_of_the_head(look, photo):
 def test_an_unknown_texture_is_refused():
     with pytest.raises(ValueError, match='"procedural" or "portrait", got \'marble\''):
         heads.make(0, Views(16), texture="marble")
+
+
+def test_an_unknown_portrait_is_refused():
+    with pytest.raises(ValueError, match="got 'me'"):
+        heads.make(0, Views(16), texture="portrait", portrait="me")
+
+
+def test_only_samples_worn_depend_on_the_generator():
+    photo = np.zeros((8, 8, 3), np.uint8)
+    shown = {
+        ("procedural", "sample"): False,
+        ("portrait", "astronaut"): False,
+        ("portrait", "sample"): True,
+    }
+    for (texture, portrait), expected in shown.items():
+        assert heads.shows_generator({"texture": texture, "portrait": portrait}) is expected
+    assert not heads.shows_generator({"texture": "portrait", "portrait": photo})
 
 
 # ---- light -------------------------------------------------------------------------------------------------

@@ -245,12 +245,15 @@ def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
 def test_pixels_beyond_the_border_are_not_inside():
     """A square twice as large as the picture and centred on it, and one moved right by half of it, turned upright."""
     squares = np.array([[[2.0, 0, -0.5], [0, 2, -0.5]], [[1, 0, 0.5], [0, 1, 0]], [[0, 1, 0], [-1, 0, 1]]])
-    inside = portraits._inside(squares.astype(np.float32), 4)
+    inside = portraits.inside_picture(squares.astype(np.float32), 4)
     middle = np.zeros((4, 4), bool)
     middle[1:3, 1:3] = True
     assert np.array_equal(inside[0], middle)
     assert np.array_equal(inside[1], np.tile([True, True, False, False], (4, 1)))
     assert inside[2].all()
+    below = portraits.inside_picture(squares.astype(np.float32), 4, below=True)
+    assert np.array_equal(below[0], middle | np.array([[False], [False], [False], [True]]) & middle[1])
+    assert np.array_equal(below[1:], inside[1:])
 
 
 # ----------------------------------------------------------------------

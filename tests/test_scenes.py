@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -179,6 +180,21 @@ def test_settings_and_weights_have_scenes_of_their_own(generator, cache):
     other.decoder.net[2].bias += 0.1
     small(other)
     assert len(cache()) == 3
+
+
+def test_scenes_that_do_not_show_the_generator_outlive_its_weights(generator, cache, monkeypatch):
+    monkeypatch.setattr(samples, "shows_generator", lambda settings: False, raising=False)
+    other = tiny_generator()
+    other.decoder.net[2].bias += 0.1
+    assert_same(*small(generator), *small(other))
+    assert len(cache()) == 1
+    assert not catalogue.KINDS["turned"].shows_generator({})
+
+
+def test_pictures_as_settings_are_told_apart(monkeypatch):
+    one, other = (np.full((2, 2, 3), level, np.uint8) for level in (1, 2))
+    keys = {catalogue._key("samples", 0, "", {"photo": photo}) for photo in (one, one.copy(), other)}
+    assert len(keys) == 2
 
 
 def _damaged(path, kind: str, generator) -> None:

@@ -5,7 +5,9 @@ import importlib.util
 
 import pytest
 
-from lib.evaluation import MEASURES, METHODS, code_version, versions
+from lib.evaluation import MEASURES, METHODS
+from lib.runs import versions
+from lib.runs.versions import code_version
 
 LIBRARY = {
     "lib/__init__.py": "",

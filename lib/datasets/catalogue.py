@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from lib import paths
@@ -22,7 +23,8 @@ from lib.generators import EG3D, load_generator
 from lib.generators.storage import fingerprint
 
 KINDS: dict[str, ModuleType] = {"samples": samples, "painted": painted, "turned": turned, "heads": heads}
-"""Each has `make(seed, generator, *, <settings>) -> Scene`, and `DATA` if it reads files of the repository."""
+"""Each has `make(seed, generator, *, <settings>) -> Scene`. If it reads files of the repository, `DATA` lists them;
+if its scenes are the same for all weights, `shows_generator(settings)` says so."""
 
 SPLITS = ("development", "test")
 DEFAULT_GENERATOR = "portraits64"
@@ -36,19 +38,19 @@ def scenes(
     split: Literal["development", "test"] = "test",
     **settings: Any,
 ) -> list[Scene]:
-    """`n` ground-truth scenes: the same arguments give the same scenes, bit for bit, and more of them begin with these.
+    """`n` ground-truth scenes: the same arguments give the same scenes, bit for bit, and more begin with these.
 
-    name: a kind of KINDS. generator: None is `portraits64`; of kinds that do not show its heads it gives resolution and
-    cameras. split: methods are tuned on development scenes, tables are made of test scenes; the two
-    share none. settings: those of the kind's `make`.
+    name: a kind of KINDS. generator: None is `portraits64`; kinds that do not show its heads take resolution and
+    cameras from it. split: methods are tuned on development scenes, tables are made of test scenes; the two share
+    none. settings: those of the kind's `make`.
     """
     if name not in KINDS:
         raise ValueError(f"there are no scenes of kind {name!r}; there are {', '.join(KINDS)}")
     generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
     settings = _complete(name, settings)
-    weights = fingerprint(generator.state_dict(), generator.config)
+    identity = _generator_identity(KINDS[name], generator, settings)
     return [
-        _cached(name, scene_seed(name, seed, split, index), generator, weights, settings)
+        _cached(name, scene_seed(name, seed, split, index), generator, identity, settings)
         for index in tqdm(range(n), desc=f"{name} scenes", leave=False)
     ]
 
@@ -78,12 +80,24 @@ def _settings_of(kind: ModuleType) -> dict[str, Any]:
     return _settings_of(samples) | own if any(p.kind is p.VAR_KEYWORD for p in parameters) else own
 
 
-def _cached(name: str, seed: int, generator: EG3D, weights: str, settings: Mapping[str, Any]) -> Scene:
+def _generator_identity(kind: ModuleType, generator: EG3D, settings: Mapping[str, Any]) -> str:
+    """What a kind's scenes take from a generator: everything, or no more than size and cameras.
+
+    So people and heads that it did not make stay the same when it is trained further.
+    """
+    shows_generator = getattr(kind, "shows_generator", lambda settings: True)
+    if shows_generator(settings):
+        return fingerprint(generator.state_dict(), generator.config)
+    stand = generator.config.camera_radius, generator.config.camera_focal, generator.config.camera_pivot
+    return json.dumps([generator.resolution, stand])
+
+
+def _cached(name: str, seed: int, generator: EG3D, identity: str, settings: Mapping[str, Any]) -> Scene:
     """A scene out of the cache, made if it is not there or its file is damaged.
 
     What was just made is read back too, so that a hit and a miss give the same numbers.
     """
-    key = _key(name, seed, weights, settings)
+    key = _key(name, seed, identity, settings)
     path = paths.CACHE / "scenes" / name / f"{key}.safetensors"
     if path.exists():
         with contextlib.suppress(ValueError):
@@ -92,13 +106,18 @@ def _cached(name: str, seed: int, generator: EG3D, weights: str, settings: Mappi
     return load_scene(path, key)
 
 
-def _key(name: str, seed: int, weights: str, settings: Mapping[str, Any]) -> str:
+def _key(name: str, seed: int, identity: str, settings: Mapping[str, Any]) -> str:
     """Of all that a scene depends on; of the code, what makes and stores it: a new recipe makes new scenes."""
     files = [Path(module.__file__) for module in _modules_behind(KINDS[name]) + _modules_behind(storage)]
     files += [path for path in getattr(KINDS[name], "DATA", ()) if path.exists()]
     sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    parts = [name, seed, weights, dict(settings), sources]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts = [name, seed, identity, dict(settings), sources]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_digest).encode()).hexdigest()
+
+
+def _digest(picture: np.ndarray) -> str:
+    """What stands for a picture that is given as a setting."""
+    return f"{picture.shape} {hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()}"
 
 
 def _modules_behind(module: ModuleType) -> list[ModuleType]:

@@ -8,9 +8,10 @@ does not depend on the camera, so that true views agree through the true depth.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from lib.datasets.path_tracing import ColouredMesh, PathTracer, irradiance, line
 from lib.datasets.scenes import Scene, View, drawn_input_yaw, scene_cameras, yaw_name
 from lib.faces import WORLD_PER_CM
 from lib.generators import EG3D
-from lib.images import load_photo, resize, to_uint8
+from lib.images import resize, to_uint8
 
 CM_PER_DM = 10.0
 
@@ -43,7 +44,7 @@ NOW_LANDMARKS = {
 """Of the face mesh, the seven points by which NoW aligns a face with its scan; right is the person's right."""
 
 LOOK_SIZE = 256
-"""Pixels of the picture of the average head in which its landmarks are found."""
+"""Pixels of a picture of a head in which its landmarks are found."""
 
 LOOKS, LOOK_SAMPLES = 2, 4
 """How often the average head is looked at and set right, and rays a pixel of such a picture."""
@@ -62,7 +63,7 @@ def make(
     generator: EG3D,
     *,
     texture: Literal["procedural", "portrait"] = "procedural",
-    portrait: str | np.ndarray = "astronaut",
+    portrait: Literal["astronaut", "sample"] | np.ndarray = "astronaut",
     input_yaw: float | None = None,
     with_ellipse: bool = True,
     samples: int = 64,
@@ -71,7 +72,7 @@ def make(
     """One head at the generator's resolution, under its cameras.
 
     texture: colours by rule, or a portrait's face: "astronaut" (scikit-image, public domain), "sample" (a head of
-    the generator), the path of a photo, or a photo, uint8 [height, width, 3]. input_yaw: radians of the input view;
+    the generator) or a photo, uint8 [height, width, 3]. input_yaw: radians of the input view;
     None draws one of INPUT_YAWS. samples: rays a pixel, a square number. shine: gloss of the skin, 0 to 1; with
     it, views differ where they see the same point. Masks hold all of the figure: head, neck and shoulders.
 
@@ -111,12 +112,25 @@ def make(
     return Scene(f"heads-{seed}", yaw_name(input_yaw), views, truth, extras)
 
 
+def shows_generator(settings: Mapping[str, Any]) -> bool:
+    """Whether scenes of these settings depend on the generator's weights."""
+    return settings["texture"] == "portrait" and _is_named(settings["portrait"], "sample")
+
+
 def _photo(portrait: str | np.ndarray, seed: int, generator: EG3D) -> np.ndarray:
-    if not isinstance(portrait, str):
-        return portrait
-    if portrait == "astronaut":
+    if _is_named(portrait, "astronaut"):
         return data.astronaut()
-    return sampled_portrait(seed, generator) if portrait == "sample" else load_photo(portrait)
+    if _is_named(portrait, "sample"):
+        return sampled_portrait(seed, generator)
+    if isinstance(portrait, str):
+        raise ValueError(
+            f'portrait is "astronaut", "sample" or a photo, got {portrait!r}; for a file give images.load_photo of it'
+        )
+    return portrait
+
+
+def _is_named(portrait: str | np.ndarray, name: str) -> bool:
+    return isinstance(portrait, str) and portrait == name
 
 
 def _view(tracer: PathTracer, camera: Camera, resolution: int, samples: int, seed: int) -> View:
@@ -540,10 +554,11 @@ def vertex_normals(vertices: np.ndarray) -> np.ndarray:
 
 
 # -------------------------------------------------------------------- colours of a portrait
-LEAST_SLANT = 0.35
-"""Cosine of the skin's slant against a portrait's camera below which the portrait is not believed."""
+SLANTS = (0.15, 0.55)
+"""Cosines of the skin's slant against a portrait's camera between which it begins to be believed."""
 
 PORTRAIT_SIZE = 512
+"""Pixels of the aligned portrait whose colours are taken."""
 
 BEND_SMOOTHING = 3e-3
 """Of the spline that bends a portrait: an open mouth has two lips where a closed one has one line."""
@@ -566,9 +581,7 @@ def painted_by_portrait(look: Look, photo: np.ndarray) -> np.ndarray:
     twin = _mirrored_vertices()
     mirrored, mirrored_trust = colours[twin], trust[twin]
     believed = trust + (1 - trust) * mirrored_trust
-    worn = (trust[:, None] * colours + ((1 - trust) * mirrored_trust)[:, None] * mirrored) / believed.clip(
-        min=1e-6
-    )[:, None]
+    worn = _mixed(mirrored, colours, trust / believed.clip(min=1e-6))
     return _mixed(by_rule, worn, believed * regions()["face"] * _below_fringe())
 
 
@@ -586,19 +599,18 @@ def _projected(portrait: faces.Portrait, face: np.ndarray) -> tuple[np.ndarray, 
     toward_camera = portrait.camera.position[0].numpy() - rest
     toward_camera /= np.linalg.norm(toward_camera, axis=1, keepdims=True)
     slant = (vertex_normals(rest) * toward_camera).sum(1)
-    trust[face] = _step(slant[face], LEAST_SLANT - 0.2, LEAST_SLANT + 0.2)
+    trust[face] = _step(slant[face], *SLANTS)
     return colours, trust
 
 
 def _toned(look: Look, colours: np.ndarray, trust: np.ndarray, portrait: faces.Portrait) -> Look:
-    """The look with the portrait's skin, as on its cheeks, and its hair, as above its forehead."""
-    rest = rest_positions()
-    cheeks = (_cheeks(rest) > 0.5) & (trust > 0.9)
-    crown = rest[(above_hairline("front") > 1.0) & (above_hairline("front") < 3.0) & (rest[:, 2] > 2)]
+    """The look with the portrait's skin, as at the edge of what is worn of it, and its hair, as at its top."""
+    rest, worn = rest_positions(), regions()["face"] * _below_fringe()
+    edge = (worn > 0.2) & (worn < 0.8) & (trust > 0.5) & (rest[:, 1] < 2)
+    top = (above_hairline("front") > 2) & (rest[:, 2] > -5) & (rest[:, 1] < 12)
     picture = linear((portrait.image[0].permute(1, 2, 0).numpy() + 1) / 2)
-    hair = np.median(_sampled(picture, _project(portrait.camera, crown * WORLD_PER_CM)), axis=0)
-    skin = np.median(colours[cheeks], axis=0) if cheeks.any() else look.skin
-    return replace(look, skin=skin, hair_colour=hair, flush=0.0)
+    hair = np.median(_sampled(picture, _project(portrait.camera, rest[top] * WORLD_PER_CM)), axis=0)
+    return replace(look, skin=np.median(colours[edge], axis=0), hair_colour=hair, flush=0.0)
 
 
 def _below_fringe() -> np.ndarray:
@@ -619,8 +631,8 @@ def _mirrored_vertices() -> np.ndarray:
 
 def sampled_portrait(seed: int, generator: EG3D) -> np.ndarray:
     """A head of the generator from the front, uint8 [256, 256, 3]: a face for another head to wear."""
-    z = torch.randn(1, generator.z_dim, generator=torch.Generator().manual_seed(seed))
     camera = generator.frontal_camera()
+    z = torch.randn(1, generator.z_dim, generator=torch.Generator().manual_seed(seed)).to(camera.device)
     with torch.no_grad():
         image = generator.synthesize(generator.map(z, camera, truncation_psi=0.7), camera).image
     return to_uint8(resize(image.cpu(), max(256, generator.resolution)))[0]
@@ -628,6 +640,7 @@ def sampled_portrait(seed: int, generator: EG3D) -> np.ndarray:
 
 # -------------------------------------------------------------------- light
 SKY_HEIGHT = 256
+"""Pixels of an environment of light from the zenith to the nadir: 0.7 degrees each."""
 
 
 def studio_light() -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lib import faces, parsing
 from lib.cameras import Camera, validate
 from lib.datasets.pictures import Pictures
-from lib.datasets.portraits import _inside
+from lib.datasets.portraits import inside_picture
 from lib.datasets.scenes import Scene, View
 from lib.images import to_tensor
 
@@ -111,7 +111,7 @@ class ViewMaker:
             )
         height, width = photo.shape[:2]
         square = portrait.crop.matrix / np.array([[width], [height]])
-        known = torch.from_numpy(_inside(square[None], self.resolution))[None]
+        known = torch.from_numpy(inside_picture(square[None], self.resolution))[None]
         mask = portrait.masks.get("head") if head is None else self._cut(head, portrait.crop)
         view = View(
             image=portrait.image,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import kurtosis
+from scipy.stats import kurtosis, zscore
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,9 +25,9 @@ from lib.datasets.portraits import (
     Plan,
     PoseDirections,
     _area_reduce,
-    _inside,
     _ray_depths,
     detect_portrait,
+    inside_picture,
     latent_space,
     portraits_folder,
 )
@@ -104,7 +104,7 @@ def pose_statistics(plan: Plan) -> dict:
     mean_pitch = PoseDirections.load(folder / "pose_directions.npz").intercept[1]
     asked, found = asked_and_found(plan, people["person"], people["target"], mean_pitch)
     wanted, got = people["target"][:, 0], people["pose"][:, 0]
-    outside = 1 - _inside(people["square"], 32).mean((1, 2))
+    outside = 1 - inside_picture(people["square"], 32).mean((1, 2))
     kinds = {"people": people["pose"], "singles": singles["pose"]}
     return {
         "found": {"people": len(people["pose"]), "singles": len(singles["pose"])},
@@ -123,6 +123,7 @@ def pose_statistics(plan: Plan) -> dict:
 
 
 def _counts(columns: Mapping[str, np.ndarray], edges: np.ndarray) -> dict[str, list]:
+    """How many lie between each two edges; the few beyond the outermost are not counted."""
     counts = {name: np.histogram(values, edges)[0].tolist() for name, values in columns.items()}
     return {"edges": edges.tolist(), **counts}
 
@@ -132,7 +133,7 @@ def person_scene(rows: Mapping[str, np.ndarray], resolution: int = 64) -> Scene:
     """The views of a person as a scene whose input is the frontal one; its masks hold the face alone."""
     images = _area_reduce(rows["image"], resolution)
     depths = torch.from_numpy(_ray_depths(rows, resolution))[:, None, None]
-    known = torch.from_numpy(_inside(rows["square"], resolution))[:, None, None]
+    known = torch.from_numpy(inside_picture(rows["square"], resolution))[:, None, None]
     views = {
         yaw_name(yaw): View(
             to_tensor(image), Camera.from_label(torch.from_numpy(label)), depth, None, ~depth.isnan() & inside
@@ -181,29 +182,29 @@ def drift_by_yaw(people: Iterable[Mapping[str, np.ndarray]]) -> dict[str, dict]:
 
 # -------------------------------------------------------------------- the latent
 def latent_statistics(plan: Plan, space: LatentSpace) -> dict:
-    """How Gaussian people are: kurtosis of their principal axes with the activation and without, and their z."""
+    """How Gaussian people are: their styles, number by number, those with the activation undone, and their z.
+
+    kurtosis: the median over numbers; 3 of a Gaussian. density: of all numbers, each brought to mean 0 and deviation 1,
+    but those of z, which have them.
+    """
     codes = rows_of(portraits_folder(plan), "person", ("code", "person"))
     train = codes["person"] < plan.people - plan.held_out_people
     _, first = np.unique(codes["person"][train], return_index=True)
     people = codes["code"][train][first]
     z = space.z(people)
+    columns = {"style": zscore(people, axis=0), "undone": zscore(space._linear(people), axis=0), "z": z}
     edges = np.linspace(-4, 4, 41)
     return {
         "people": len(people),
         "deviation": space.deviation.tolist(),
-        "kurtosis_style": float(np.median(_axis_kurtosis(people))),
-        "kurtosis_z": float(np.median(kurtosis(z, axis=0, fisher=False))),
+        "kurtosis": {
+            name: float(np.median(kurtosis(x, axis=0, fisher=False))) for name, x in columns.items()
+        },
         "z_mean": float(np.abs(z.mean(0)).mean()),
         "z_deviation": float(z.std(0).mean()),
         "edges": edges.tolist(),
-        "density": np.histogram(z, edges, density=True)[0].tolist(),
+        "density": {name: np.histogram(x, edges, density=True)[0].tolist() for name, x in columns.items()},
     }
-
-
-def _axis_kurtosis(styles: np.ndarray, axes: int = 256) -> np.ndarray:
-    centred = styles - styles.mean(0)
-    _, _, basis = np.linalg.svd(centred, full_matrices=False)
-    return kurtosis(centred @ basis[:axes].T, axis=0, fisher=False)
 
 
 # -------------------------------------------------------------------- beyond the plan
@@ -266,7 +267,7 @@ def border_sheet(people: Iterable[Mapping[str, np.ndarray]], count: int = 6) -> 
     """Of the portraits with most beyond the border, one a person: [2, count, TILE, TILE, 3], below each what is true."""
     worst = []
     for rows in people:
-        inside = _inside(rows["square"], TILE)
+        inside = inside_picture(rows["square"], TILE)
         row = inside.mean((1, 2)).argmin()
         worst.append((inside[row].mean(), rows["image"][row], inside[row]))
     worst.sort(key=lambda found: found[0])

@@ -311,7 +311,7 @@ class Portraits:
     yaw: np.ndarray  # [n] radians, detected
     target_yaw: np.ndarray  # [n] the yaw that was asked for; NaN for single portraits
     face_depth: np.ndarray  # [n, depth_resolution, depth_resolution] along the ray; NaN off the face
-    inside: np.ndarray  # bool [n, resolution, resolution]: not a reflection beyond the teacher's picture
+    inside: np.ndarray  # bool [n, resolution, resolution]: no reflection beyond the sides or the top of the picture
     z: np.ndarray  # [n, z_dim]
     person: np.ndarray  # [n] index; single portraits follow the people in several views
     held_out: np.ndarray  # [n] bool, by person
@@ -358,7 +358,7 @@ def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32)
             rows["yaw"].append(shard["pose"][:, 0])
             rows["target_yaw"].append(shard["target"][:, 0])
             rows["face_depth"].append(_ray_depths(shard, depth_resolution))
-            rows["inside"].append(_inside(shard["square"], resolution))
+            rows["inside"].append(inside_picture(shard["square"], resolution, below=True))
             rows["z"].append(latents.z(codes).astype(np.float32))
             rows["person"].append(person + plan.people * single)
             rows["held_out"].append(person >= first_held_out)
@@ -375,12 +375,17 @@ def _area_reduce(images: np.ndarray, resolution: int) -> np.ndarray:
     return np.round(blocks.mean((2, 4))).astype(np.uint8)
 
 
-def _inside(squares: np.ndarray, resolution: int) -> np.ndarray:
-    """Which pixels bool [n, resolution, resolution] of squares [n, 2, 3] of a unit picture lie inside it."""
+def inside_picture(squares: np.ndarray, resolution: int, below: bool = False) -> np.ndarray:
+    """Which pixels bool [n, resolution, resolution] of squares [n, 2, 3] of a unit picture lie inside it.
+
+    ``below``: what lies below counts, too. The teacher cuts shoulders off at the same height in every picture;
+    without their reflection nothing would say what is there.
+    """
     centres = (np.arange(resolution) + 0.5) / resolution
     v, u = np.meshgrid(centres, centres, indexing="ij")
-    xy = squares @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
-    return ((xy > 0) & (xy < 1)).all(1).reshape(-1, resolution, resolution)
+    x, y = np.moveaxis(squares @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1), 1, 0)
+    inside = (x > 0) & (x < 1) & (y > 0) & (below | (y < 1))
+    return inside.reshape(-1, resolution, resolution)
 
 
 def _ray_depths(shard, resolution: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lib.cameras import Camera
 from lib.datasets.portraits import Portraits
 from lib.generators import EG3D
 from lib.images import to_uint8
@@ -37,9 +36,10 @@ def rendered_portraits(
     )
     camera = generator.camera(yaw, pitch)
     images, depths = [], []
-    for rows in torch.arange(len(person)).split(batch):
+    for start in range(0, len(person), batch):
+        rows = slice(start, start + batch)
         w_plus = generator.map(torch.from_numpy(z[rows]), generator.frontal_camera(), truncation_psi)
-        view = generator.synthesize(w_plus, Camera(camera.world_from_cam[rows], camera.intrinsics[rows]))
+        view = generator.synthesize(w_plus, camera[rows])
         images.append(to_uint8(view.image))
         depths.append(view.depth[:, 0].numpy())
     side = generator.resolution

@@ -2,7 +2,7 @@
 
 They are photographic and come from another model than the one that is inverted, as the people of MEAD do in the
 papers. No generator of pictures is 3D: the same person is a little different in every view. `drift` measures by
-how much; no method can be expected to come closer to these views than that.
+how much; a method that shows one head from all sides cannot come close to all of these views.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from lib import faces, parsing, paths
 from lib.cameras import Camera
-from lib.datasets.portraits import Plan, PoseDirections, _inside, detect_portrait
+from lib.datasets.portraits import Plan, PoseDirections, detect_portrait, inside_picture
 from lib.datasets.scenes import YAWS, Scene, View, drawn_input_yaw, yaw_name
 from lib.generators import EG3D
 from lib.generators.teacher import Teacher
@@ -114,6 +114,11 @@ def make(seed: int, generator: EG3D, *, input_yaw: float | None = None, truncati
     return Scene(f"turned-{seed}", yaw_name(input_yaw), views, truth, extras)
 
 
+def shows_generator(settings: Mapping) -> bool:
+    """Not the generator's heads: its weights make no difference."""
+    return False
+
+
 def _shots(
     painter: Painter, detector: faces.Detector, directions: PoseDirections, code: np.ndarray
 ) -> list[dict] | None:
@@ -156,7 +161,7 @@ def _view(shot: Mapping, resolution: int) -> View:
     picture = shot["picture"]
     crop = faces.Crop(shot["square"] * picture.shape[0])
     camera = Camera.from_label(torch.from_numpy(shot["label"]))
-    known = torch.from_numpy(_inside(shot["square"][None], resolution))[None]
+    known = torch.from_numpy(inside_picture(shot["square"][None], resolution))[None]
     depth_z = faces.face_depth(shot["landmarks"], float(shot["head_origin_z"]), resolution)
     depth = torch.tensor(depth_z, dtype=torch.float32)[None, None] / camera.ray_cosines(resolution)
     parts = parsing.class_probabilities(to_tensor(crop.cut(picture, parsing.INPUT_SIZE)))
@@ -178,14 +183,15 @@ def _about_origin(shot: Mapping) -> np.ndarray:
 def drift(scene: Scene, identity: Callable[[View, View], float] | None = None) -> dict[str, dict[str, float]]:
     """How far the true views of a scene are from showing one thing: for each view but the input, against the input.
 
-    A floor: what a method scores on these views contains it. The scene needs depths and masks. By its own depth each
-    pixel of the input's head is looked up in the other view; pixels count that the other view shows too
-    (`lib.warping.visible`).
+    For pictures of a 2D model or photos a floor, to be reported beside every number: what shows one head cannot match
+    views that disagree. (A generator's own scenes drift as far as its colours do not lie where its depth says; its true
+    code drifts with them.) The scene needs depths and masks. By its own depth each pixel of the input's head is
+    looked up in the other view; pixels count that the other view shows too (`lib.warping.visible`).
 
-    turn: radians of yaw between the two. mse: of the colours in [-1, 1]. colour: by how much the mean colour changes, root mean square of the three
-    channels. depth_mm: median distance of the two depths. landmarks_mm: root mean square distance of landmarks
-    after both faces are laid on the canonical mesh, where the scene has landmarks; expression, and the
-    detector's error. identity: what the function given for it says of the two views.
+    turn: radians of yaw between the two. mse: of the colours in [-1, 1]. colour: by how much the mean colour
+    changes, root mean square of the three channels. depth_mm: median distance of the two depths. landmarks_mm: root
+    mean square distance of landmarks after both faces are laid on the canonical mesh, where the scene has them; that
+    is expression, and the detector's error. identity: what the function given for it says of the two views.
     """
     return {
         name: {"turn": _turn(scene.input, view)}

@@ -46,7 +46,7 @@ from lib.drawings.metrics import (
     lines_over,
     psnr_of_mse,
 )
-from lib.drawings.prior import count_panels, density_over_normal, line_panels, two_moves
+from lib.drawings.prior import count_panels, densities_over_normal, line_panels, two_moves
 from lib.drawings.scenes import carried, carried_views, contact_sheet, drift_chart
 
 __all__ = [
@@ -71,7 +71,7 @@ __all__ = [
     "carried_views",
     "contact_sheet",
     "count_panels",
-    "density_over_normal",
+    "densities_over_normal",
     "depth_two_ways",
     "distance_over_samples",
     "drift_chart",

@@ -5,6 +5,7 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lib.drawings.metrics import SERIES_COLOURS
 from lib.figures import Picture, use_style
@@ -39,8 +40,10 @@ def line_panels(
             axes.set(title=title, xlabel=place_label, yscale="log" if log else "linear")
             if value_labels:
                 axes.set_ylabel(value_labels[i])
+            if all(float(place).is_integer() for places, _ in series.values() for place in places):
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if any(axes.get_legend_handles_labels()[1]):
-                axes.legend()
+                axes.legend(frameon=True, framealpha=0.8, edgecolor="none")
         drawing.tight_layout()
     return drawing
 
@@ -86,20 +89,23 @@ def two_moves(styles: np.ndarray, start: np.ndarray, ends: Mapping[str, np.ndarr
     return drawing
 
 
-def density_over_normal(
-    edges: Sequence[float], density: Sequence[float], deviation: Sequence[float]
+def densities_over_normal(
+    edges: Sequence[float], densities: Mapping[str, Sequence[float]], deviation: Sequence[float]
 ) -> Picture:
-    """Density of z over bins with N(0, 1) across it, and the teacher's deviation along each axis of z."""
+    """Densities over bins, by name a panel each, with N(0, 1) across them, and the deviation along each axis of z."""
     places = np.linspace(edges[0], edges[-1], 200)
     normal = np.exp(-(places**2) / 2) / np.sqrt(2 * np.pi)
     with use_style():
-        drawing = Picture(7.6, 2.9)
-        left, right = drawing.subplots(1, 2)
-        left.stairs(density, edges, fill=True, color=SERIES_COLOURS[0], alpha=0.4, label="people")
-        left.plot(places, normal, color="0.2", lw=1.2, label="N(0, 1)")
-        left.set(title="all axes of z", xlabel="z")
-        left.legend()
-        right.plot(np.arange(1, len(deviation) + 1), deviation, color=SERIES_COLOURS[0])
-        right.set(title="what whitening divides by", xlabel="axis of z", ylabel="deviation", yscale="log")
+        drawing = Picture(3.3 * (len(densities) + 1), 2.9)
+        *panels, last = drawing.subplots(1, len(densities) + 1)
+        for axes, (name, density) in zip(panels, densities.items(), strict=True):
+            axes.stairs(density, edges, fill=True, color=SERIES_COLOURS[0], alpha=0.4)
+            axes.plot(places, normal, color="0.2", lw=1.2, label="N(0, 1)")
+            axes.set(title=name, xlabel="in deviations")
+            axes.legend()
+        last.plot(np.arange(1, len(deviation) + 1), deviation, color=SERIES_COLOURS[0])
+        last.set(title="deviations along the axes", xlabel="axis of z", yscale="log")
+        last.yaxis.set_major_formatter("{x:g}")
+        last.yaxis.set_minor_formatter(NullFormatter())
         drawing.tight_layout()
     return drawing

@@ -25,19 +25,25 @@ SHOWN = 128
 """Pixels across a small picture: pixels of a view stay squares, and masks sharp."""
 
 
+SHAPES = ("depth", "normals", "mask")
+"""What `shape_pictures` shows, in this order."""
+
+
 # -------------------------------------------------------------------- contact sheets
-def contact_sheet(scenes: Sequence[Scene], cell: float = 1.0) -> Picture:
-    """A row a scene: its input, the five yaws, then depth, normals and mask of the input; gaps where unknown."""
-    titles = ["input", *(f"yaw {signed(yaw)}" for yaw in YAWS), "depth", "normals", "mask"]
-    rows = [
-        [
-            scene.input.image[0],
-            *(known_part(scene.views[yaw_name(yaw)]) for yaw in YAWS),
-            *shape_pictures(scene.input),
-        ]
+def contact_sheet(scenes: Sequence[Scene], labels: Sequence[str] = (), cell: float = 1.0) -> Picture:
+    """A row a scene: its input, the five yaws, then depth, normals and mask of the input, where any scene has them.
+
+    labels: a line beside each row, or none.
+    """
+    views = [
+        [known_part(scene.input), *(known_part(scene.views[yaw_name(yaw)]) for yaw in YAWS)]
         for scene in scenes
     ]
-    return image_grid(rows, (), titles, cell=cell)
+    shapes = [shape_pictures(scene.input) for scene in scenes]
+    kept = [i for i in range(len(SHAPES)) if any(shape[i] is not None for shape in shapes)]
+    rows = [row + [shape[i] for i in kept] for row, shape in zip(views, shapes, strict=True)]
+    titles = ["input", *(f"yaw {signed(yaw)}" for yaw in YAWS), *(SHAPES[i] for i in kept)]
+    return image_grid(rows, labels, titles, cell=cell)
 
 
 def shape_pictures(view: View) -> list[Tensor | np.ndarray | None]:
@@ -116,12 +122,16 @@ def drift_chart(drifts: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]
     drifts: kind: for each scene what `lib.datasets.drift` gave. Points are views; lines are means over views of about
     the same turn.
     """
-    known = {name for scenes in drifts.values() for scene in scenes for view in scene.values() for name in view}
+    known = {
+        name for scenes in drifts.values() for scene in scenes for view in scene.values() for name in view
+    }
     quantities = [name for name in QUANTITIES if name in known]
     with use_style():
         picture = Picture(2.9 * len(quantities), 2.9)
-        for axes, name in zip(picture.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
-            for kind, scenes in drifts.items():
+        for axes, name in zip(
+            picture.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True
+        ):
+            for kind, scenes in sorted(drifts.items(), key=lambda item: list(KIND_COLOURS).index(item[0])):
                 points = [
                     (view["turn"], view[name]) for scene in scenes for view in scene.values() if name in view
                 ]

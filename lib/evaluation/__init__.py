@@ -20,7 +20,6 @@ from lib.evaluation.prior import (
 )
 from lib.evaluation.protocol import COLUMNS, evaluate, read_table, summarise, write_table
 from lib.evaluation.results import record_evaluation, recorded_table
-from lib.evaluation.versions import code_version
 
 __all__ = [
     "CODE_RATE",
@@ -38,7 +37,6 @@ __all__ = [
     "by_target_yaw",
     "by_yaw",
     "cached_inversion",
-    "code_version",
     "conditioning_effect",
     "evaluate",
     "evaluate_prior",

@@ -18,11 +18,11 @@ from torch import Tensor
 from lib import paths
 from lib.cameras import Camera
 from lib.evaluation.methods import Method
-from lib.evaluation.versions import code_version
 from lib.generators import EG3D
 from lib.inversion import Inversion
 from lib.inversion.result import fingerprint
 from lib.metrics import measured
+from lib.runs.versions import code_version
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from lib.faces import FaceDetector
 from lib.identity import FaceNetwork, face_network
 from lib.images import resize
 from lib.inversion.result import StillHead
-from lib.meshes import normals_from_depth, shape_view
+from lib.meshes import extract_mesh, normals_from_depth, shape_view
 from lib.perceptual import LPIPS
 
 
@@ -230,6 +231,24 @@ def normal_error(seen: Comparison) -> float:
     return metrics.normal_error(found, seen.true_normals).item()
 
 
+def scan_to_mesh(seen: Comparison) -> float:
+    """Median distance in millimetres from the true skin of the face, aligned as NoW does.
+
+    The mesh's landmarks are the points of its surface that a frontal view shows where the true ones are.
+    """
+    truth, front = seen.scene.truth, seen.head.generator.frontal_camera()
+    depth = shape_view(seen.head, front).depth.float().cpu()
+    front, millimetres = front.to("cpu"), truth["millimetres_per_unit"].item()
+    uv, _ = front.project(truth["landmarks"][None])
+    distances = metrics.scan_to_mesh(
+        millimetres * truth["vertices"][truth["skin"]].numpy(),
+        millimetres * truth["landmarks"].numpy(),
+        extract_mesh(seen.head, coloured=False),
+        metrics.landmarks_in_world(front, depth, uv[0]),
+    )
+    return np.median(distances).item()
+
+
 # ----------------------------------------------------------------------- consistency of the views
 def consistency_psnr(seen: Comparison) -> float:
     return metrics.psnr(seen.predicted, seen.target).item()
@@ -267,9 +286,17 @@ MEASURES: dict[str, Measure] = {
         Measure("depth_relief", depth_relief, needs=("depth",)),
         Measure("background_depth", background_depth, needs=("mask",)),
         Measure("normal_error", normal_error, needs=("normals",)),
+        Measure("scan_to_mesh", scan_to_mesh, truth="millimetres_per_unit", whole_head=True),
         Measure("consistency_psnr", consistency_psnr, whole_head=True),
         Measure("consistency_ssim", consistency_ssim, whole_head=True),
         Measure("consistency_lpips", consistency_lpips, whole_head=True),
     )
 }
 """The metrics that tables may have, in their order."""
+
+
+def require_known_measures(names: Collection[str]) -> None:
+    """An error where a metric is named that there is not."""
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown:
+        raise ValueError(f"no metric is called {', '.join(unknown)}; there are: {', '.join(MEASURES)}")

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
-from lib.evaluation.measures import MEASURES
+from lib.evaluation.measures import MEASURES, require_known_measures
 from lib.evaluation.methods import Method, method_named
 from lib.paths import RUNS
 
@@ -32,6 +32,9 @@ class EvaluationPlan:
     metrics: Sequence[str] = tuple(MEASURES)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        require_known_measures(self.metrics)
+
     def only(
         self,
         *,
@@ -46,7 +49,7 @@ class EvaluationPlan:
             self,
             methods=_chosen("method", self.methods, methods),
             scenes=kinds if n is None else dict.fromkeys(kinds, n),
-            metrics=tuple(_chosen("metric", dict.fromkeys(MEASURES), metrics)) if metrics else self.metrics,
+            metrics=tuple(metrics) or self.metrics,
         )
 
     def described(self) -> dict[str, Any]:
@@ -83,9 +86,9 @@ def read_plan(scale: str, path: Path = PLANS) -> EvaluationPlan:
         raise PlanError(f"{path.name}, {scale}: {'; '.join(wrong)}")
     try:
         given["methods"] = {name: _method(name, given["methods"]) for name in given["methods"]}
+        return EvaluationPlan(**given)
     except ValueError as error:
         raise PlanError(f"{path.name}, {scale}: {error}") from error
-    return EvaluationPlan(**given)
 
 
 def _method(name: str, plan: Mapping[str, Mapping[str, Any] | None], under: tuple[str, ...] = ()) -> Method:

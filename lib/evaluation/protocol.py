@@ -25,12 +25,12 @@ from lib.evaluation.inversion_cache import (
     inversion_key,
     tensor_digest,
 )
-from lib.evaluation.measures import MEASURES, Comparison, Measure
+from lib.evaluation.measures import MEASURES, Comparison, Measure, require_known_measures
 from lib.evaluation.methods import Method
-from lib.evaluation.versions import code_version
 from lib.generators import EG3D
 from lib.metrics.statistics import FEWEST, mean_interval
 from lib.paths import replacing
+from lib.runs.versions import code_version
 
 COLUMNS = {
     "method": "str",
@@ -101,7 +101,7 @@ def evaluate(
     """
     _require_distinct("methods", [method.name for method in methods])
     _require_distinct("scenes", [scene.name for scene in scenes])
-    _require_known_measures(metrics)
+    require_known_measures(metrics)
     trials = [
         Trial(
             method=method,
@@ -276,9 +276,3 @@ def _require_distinct(what: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{what} are told apart by name, and several are called {', '.join(twice)}")
-
-
-def _require_known_measures(names: Collection[str]) -> None:
-    unknown = [name for name in names if name not in MEASURES]
-    if unknown:
-        raise ValueError(f"no metric is called {', '.join(unknown)}; there are: {', '.join(MEASURES)}")

@@ -21,7 +21,9 @@ EDGE_YAW, EDGE_PITCH = 0.35, 0.25
 
 
 # -------------------------------------------------------------------- against true views
-def by_view(metric: Metric, estimates: Mapping[str, Tensor], truths: Mapping[str, Tensor | None]) -> dict:
+def by_view(
+    metric: Metric, estimates: Mapping[str, Tensor], truths: Mapping[str, Tensor | None]
+) -> dict[str, Tensor]:
     """A metric for each named view: {name: value [B]}, in the order of the truths.
 
     Estimates and truths are pictures, depths or normals, whatever the metric compares. A truth that is None is
