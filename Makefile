@@ -5,7 +5,9 @@
 #   make lab     JupyterLab on the start notebook
 #   make test    unit tests, rules for notebooks, every notebook, JupyterLab in a browser where chromium is installed
 #   make benchmark  speed and memory of the generator against its plain twin, as ratios; on a CUDA device if there is one
-#   make figures the committed figures again (scale full: hours on a CPU)
+#   make figures the committed figures and tables of figures again, from recorded results (scale full)
+#   make evaluate  the recorded results: scenes inverted by every method and measured (SCALE=full: hours on a CPU)
+#   make graph   all of it as a graph, in which a change runs again only what depends on it (see Snakefile)
 #   make lint    what the style checker says
 #   make lock    pin the dependencies of pyproject.toml again
 #   make clean   forget executed notebooks and caches; the environment stays
@@ -30,7 +32,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # Libraries of the system that OpenCV and mediapipe load and no wheel carries; servers often lack them.
 LIBRARIES := libGL.so.1 libEGL.so.1 libGLESv2.so.2 libglib-2.0.so.0 libSM.so.6 libXext.so.6
 
-.PHONY: study lab test benchmark figures lint lock clean
+.PHONY: study lab test benchmark evaluate figures graph lint lock clean
 .DEFAULT_GOAL := study
 
 study: $(VENV)/.study
@@ -39,6 +41,12 @@ study: $(VENV)/.study
 
 figures:
 	$(MAKE) study SCALE=full
+
+evaluate: $(VENV)/.study
+	$(PY) -m lib.evaluation --scale $(SCALE) --jobs $(JOBS)
+
+graph: $(VENV)/.graph
+	$(PY) -m snakemake --cores $(JOBS) --config scale=$(SCALE)
 
 lab: $(VENV)/.study
 	$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(START)
@@ -85,6 +93,11 @@ $(VENV)/.study: pyproject.toml requirements.lock
 	@test "$$(uname)" != Linux || $(PY) -c 'import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]' \
 		$(LIBRARIES) || { echo "error: the face landmarker needs a library that this system lacks (last line above)." \
 		"Debian, Ubuntu: apt-get install libgl1 libegl1 libgles2 libglib2.0-0 libsm6 libxext6" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.graph: $(VENV)/.study
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[graph]' || { \
+		echo "error: pip could not install snakemake (its own words are above)" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.study

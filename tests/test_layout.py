@@ -38,13 +38,13 @@ ORDER = [
     "prior",
     "editing",
     "metrics",
+    "runs",
     "evaluation",
     "augmentation",
     "adversarial",
     "figures",
     "drawings",
     "widgets",
-    "runs",
     "model_cards",
 ]
 

@@ -51,7 +51,7 @@ def scenes(
     identity = _generator_identity(KINDS[name], generator, settings)
     return [
         _cached(name, scene_seed(name, seed, split, index), generator, identity, settings)
-        for index in tqdm(range(n), desc=f"{name} scenes", leave=False)
+        for index in tqdm(range(n), desc=f"{name} scenes", delay=2)
     ]
 
 
