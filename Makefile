@@ -5,7 +5,7 @@
 #   make lab     JupyterLab on the start notebook
 #   make test    unit tests, rules for notebooks, every notebook, JupyterLab in a browser where chromium is installed
 #   make benchmark  speed and memory of the generator against its plain twin, as ratios; on a CUDA device if there is one
-#   make figures the committed figures and tables of figures again, from recorded results (scale full)
+#   make figures the committed figures again: every notebook at scale full, comparisons from recorded results
 #   make evaluate  the recorded results: scenes inverted by every method and measured (SCALE=full: hours on a CPU)
 #   make graph   all of it as a graph, in which a change runs again only what depends on it (see Snakefile)
 #   make lint    what the style checker says
@@ -101,7 +101,7 @@ $(VENV)/.graph: $(VENV)/.study
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.study
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]' || { \
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,heads,graph]' || { \
 		echo "error: pip could not install the tools for development (its own words are above)" >&2; exit 1; }
 	@git config filter.nbstripout.clean '$(VENV)/bin/nbstripout --keep-count --keep-id' 2>/dev/null || true
 	@touch $@

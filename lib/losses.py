@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.shapes import FeatureMaps, PerImage, PerPoint, SingleMaps, checked
+from lib.shapes import FeatureMaps, PerImage, PerPoint, PerSample, SingleMaps, checked
 
 __all__ = [
     "density_loss",
@@ -22,6 +22,7 @@ __all__ = [
     "noise_regulariser",
     "r1_loss",
     "recentre_noise",
+    "spread_loss",
 ]
 
 Scalar = Float[Tensor, ""]
@@ -48,6 +49,19 @@ def masked_depth_loss(depth: SingleMaps, target: SingleMaps) -> Scalar:
     known = ~target.isnan()
     difference = (depth - target.where(known, depth)).abs()  # NaN must not reach the gradient
     return difference.sum() / known.sum().clamp_min(1)
+
+
+@checked
+def spread_loss(depths: PerSample, weights: PerSample) -> PerImage:
+    """Root mean square distance of the light along a ray from its mean depth: a mean over the rays [B, R, D].
+
+    A surface has none; fog whose mean depth is right has some. The mean of the distances between all pairs of
+    samples, of which the distortion of mip-NeRF 360 is one form (Barron et al., 2022, eq. 15), asks for the same.
+    """
+    light = weights.sum(dim=-1).clamp_min(1e-6)
+    mean = (weights * depths).sum(dim=-1) / light
+    variance = (weights * (depths - mean[..., None]).square()).sum(dim=-1) / light
+    return (variance + 1e-6).sqrt().mean(dim=-1)  # a root has no gradient at 0
 
 
 # ----------------------------------------------------------------------- adversarial training

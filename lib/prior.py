@@ -27,7 +27,8 @@ from lib.datasets import Plan, Portraits, latent_space, load_portraits
 from lib.generators import load_generator, save_generator
 from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
 from lib.generators.eg3d import EG3D, EG3DConfig
-from lib.losses import discriminator_loss, generator_loss, masked_depth_loss, r1_loss
+from lib.generators.rendering import composite_weights, ray_bounds, sample_weights, stratified_depths
+from lib.losses import discriminator_loss, generator_loss, masked_depth_loss, r1_loss, spread_loss
 from lib.perceptual import LPIPS
 from lib.training import ALONE, Phase, Processes, Schedule, fit, launch
 
@@ -46,6 +47,11 @@ class Distillation:
     lam_raw: float = 0.5  # L1 of the rendered picture before super-resolution
     lam_lpips: float = 0.8
     lam_depth: float = 5.0  # L1 of the face's depth, world units
+    lam_spread: float = (
+        2.0  # of the light along a ray, world units: a surface, not fog of the right mean depth
+    )
+    spread_rays: int = 96  # of each picture
+    spread_samples: int = 40  # on each of them
     lpips_resolution: int = 128  # twice the pictures' own: at 64 px LPIPS can be fooled
     lam_adversarial: float = 0.1
     adversarial_from: int = 600  # the step at which the generator is first asked to please the discriminator
@@ -158,9 +164,8 @@ class Distiller:
 
         w_plus = generator.map(codes, Camera.from_label(batches.labels[conditioning].to(device)))
         index = torch.from_numpy(code).to(device)
-        view = generator.render(
-            generator.planes(w_plus)[index], w_plus[index], Camera.from_label(label), rng=jitter
-        )
+        planes, camera = generator.planes(w_plus), Camera.from_label(label)
+        view = generator.render(planes[index], w_plus[index], camera, rng=jitter)
         image, image_raw = view.image.float(), view.image_raw.float()
         mean_w = self.processes.mean(w_plus[:, 0].mean(dim=0, keepdim=True))
         generator.backbone.mapping.update_w_avg(mean_w)
@@ -169,6 +174,7 @@ class Distiller:
         target = torch.where(batches.inside[rows].to(device), photo, image.detach())
         target_raw = F.interpolate(target, size=image_raw.shape[-1], mode="area")
         losses = {
+            "spread": s.lam_spread * self.spread(planes[index], camera, jitter),
             "image": s.lam_image * F.l1_loss(image, target),
             "l2": s.lam_l2 * F.mse_loss(image, target),
             "raw": s.lam_raw * F.l1_loss(image_raw, target_raw),
@@ -180,6 +186,19 @@ class Distiller:
             losses["adversarial"] = s.lam_adversarial * generator_loss(score).mean()
         self.seen = Seen(image.detach(), image_raw.detach(), target, target_raw, label)
         return losses
+
+    def spread(self, planes: Tensor, camera: Camera, jitter: torch.Generator) -> Tensor:
+        """Mean spread of the light along some rays of each picture."""
+        s, generator = self.settings, self.pair.generator
+        origins, directions = camera.rays(generator.neural_resolution)
+        device = directions.device
+        some = torch.randint(directions.shape[1], (s.spread_rays,), generator=jitter, device=device)
+        origins, directions = origins.expand_as(directions)[:, some], directions[:, some]
+        near, far = ray_bounds(origins, directions, generator.config.rendering)
+        depths = stratified_depths(near, far, s.spread_samples, jitter)
+        points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+        density = generator.sample(planes, points.flatten(1, 2))[0].float().view_as(depths)
+        return spread_loss(depths, sample_weights(composite_weights(density, depths))).mean()
 
     def discriminator_losses(self, step: int) -> dict[str, Tensor]:
         """Logistic loss of the step's rendered and true pictures, and R1 on the true ones."""

@@ -231,7 +231,9 @@ def walls(other: View) -> Scene:
 def test_views_of_one_thing_do_not_drift():
     found = drift(walls(wall(0.3, (0.0, 0.0, 0.0))))
     assert found.keys() == {"yaw+0.3"}
-    assert found["yaw+0.3"] == pytest.approx({"turn": 0.3, "mse": 0.0, "colour": 0.0, "depth_mm": 0.0}, abs=0.05)
+    assert found["yaw+0.3"] == pytest.approx(
+        {"turn": 0.3, "mse": 0.0, "colour": 0.0, "depth_mm": 0.0}, abs=0.05
+    )
 
 
 def test_a_change_of_colour_is_measured():

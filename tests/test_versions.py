@@ -3,11 +3,13 @@
 import functools
 import importlib.util
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib.evaluation import MEASURES, METHODS
 from lib.runs import versions
-from lib.runs.versions import code_version
+from lib.runs.versions import code_version, file_version
 
 LIBRARY = {
     "lib/__init__.py": "",
@@ -87,3 +89,24 @@ def test_every_method_and_metric_has_a_version_of_its_own():
 def test_what_has_no_place_at_the_top_of_a_module_has_no_version(function):
     with pytest.raises(ValueError, match="top of"):
         code_version(function)
+
+
+def test_a_notebook_has_the_version_of_its_code_and_of_what_it_uses(tmp_path, monkeypatch):
+    def version(code, text="# A story", body="return 1"):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        (root / "lib").mkdir(parents=True)
+        (root / "lib" / "__init__.py").touch()
+        (root / "lib" / "losses.py").write_text(f"def l2():\n    {body}\n\ndef l1():\n    return 0\n")
+        monkeypatch.setattr(versions, "ROOT", root)
+        notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell(code)])
+        nbformat.write(notebook, root / "story.ipynb")
+        return file_version(root / "story.ipynb")
+
+    whole, part = "import lib.losses as l\nl.l2()", "from lib import losses\nf = losses.l1"
+    assert version(whole) == version(whole, text="# Another")
+    assert version(whole) == version(whole + "  # a remark")
+    assert version(whole) != version(whole + "\nprint(1)")
+    assert version(whole) != version(whole, body="return 2")
+    assert version(part) == version(part, body="return 2")
+    passed_on = "from lib import losses\nprint(losses)"  # who knows what is taken from it
+    assert version(passed_on) != version(passed_on, body="return 2")

@@ -5,7 +5,7 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lib.drawings.metrics import SERIES_COLOURS
 from lib.figures import Picture, use_style
@@ -105,6 +105,7 @@ def densities_over_normal(
             axes.legend()
         last.plot(np.arange(1, len(deviation) + 1), deviation, color=SERIES_COLOURS[0])
         last.set(title="deviations along the axes", xlabel="axis of z", yscale="log")
+        last.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         last.yaxis.set_major_formatter("{x:g}")
         last.yaxis.set_minor_formatter(NullFormatter())
         drawing.tight_layout()
