@@ -20,9 +20,12 @@ exist: {resolution} px pictures, {rays} px rays, live pose conditioning, planes 
 
 ![Samples from N(0, I) at truncation 0.8, turned, with depth]({figure})
 
-**Made by** `python -m lib.datasets` (portraits) and `python -m lib.prior --steps {steps}` (distillation, no
-discriminator): {training_portraits} portraits of {training_people} people out of the 2D GAN MobileStyleGAN, with
-cameras and face depth from landmarks. What the teacher's pictures lack, this generator lacks: yaw beyond 0.7 rad, the
+**Made by** `python -m lib.datasets` (portraits) and `python -m lib.prior --from portraits64 --steps {steps}`
+(distillation beside a discriminator, from the weights of the version before): {training_portraits} portraits of
+{training_people} people out of the 2D GAN MobileStyleGAN, with cameras and face depth from landmarks.
+{history}
+
+What the teacher's pictures lack, this generator lacks: yaw beyond 0.7 rad, the
 back of the head, many accessories. The teacher descends from FFHQ and inherits its biases.
 
 **Licence**: research and education, non-commercial, as the teacher's ancestors demand (see the asset manifest). The
@@ -30,8 +33,8 @@ pictures show nobody; do not use the model to make pictures of real people witho
 
 ## Measured
 
-On {held_out_portraits} portraits of people who were never trained on. MSE in [-1, 1]; LPIPS is AlexNet's at 256 px; the
-correlation is that of rendered depth with the landmarks' depth, over the face.
+On {held_out_portraits} portraits of {held_out_people} people who were never trained on. MSE in [-1, 1]; LPIPS is AlexNet's
+at 256 px; the correlation is that of rendered depth with the landmarks' depth, over the face.
 
 | rendered from their own code | portraits | MSE | LPIPS | depth correlation |
 |---|---|---|---|---|
@@ -40,17 +43,23 @@ correlation is that of rendered depth with the landmarks' depth, over the face.
 | inverted ({inverted} of them, yaw within 0.35) | steps | MSE | LPIPS |
 |---|---|---|---|
 | W+ | {wplus_steps} | {wplus_mse:.4f} | {wplus_lpips:.3f} |
-| PTI, pivot in W+ | {wplus_steps} + {pti_steps} | {pti_mse:.4f} | {pti_lpips:.3f} |
+| PTI, pivot in W+ ({tuned} of them) | {wplus_steps} + {pti_steps} | {pti_mse:.4f} | {pti_lpips:.3f} |
 
-* FID of {fid_images} samples against as many of the portraits: {fid:.1f} (biased upward by the small count).
+* FID of {fid_images} samples of N(0, I) against as many single portraits that were held out, under their cameras:
+  {fid:.1f}.
+* Identity from the mirrored camera against the flipped portrait (evaluation network, cosine): from the code
+  {code_same:.2f} against {code_strangers:.2f} ± {code_deviation:.2f} for strangers (AUC {code_auc:.3f}); after W+
+  {wplus_same:.2f} against {wplus_strangers:.2f} ± {wplus_deviation:.2f} (AUC {wplus_auc:.3f}).
+* Light along a ray through the head lies {thickness:.3f} world units about its mean depth (root mean square; 1 cm of a
+  head is 0.025).
 * Conditioning on a camera at yaw -0.5, 0 or 0.5 moves the planes by {conditioning_effect:.2f} of the distance between
   people. The held-out numbers condition each code on the portrait's own camera unless they say frontal.
 
 ## Known failures
 
-Samples at truncation 1 can be smeared where the code leaves what the few thousand people covered. Hair and shoulders are
-flatter than faces, whose depth alone is supervised. Glasses may sink into the face. The pictures carry the mirrored
-borders of portraits that were cut close.
+Samples at truncation 1 can be smeared where the code leaves what the people covered. Hair and shoulders are flatter than
+faces, whose depth alone is supervised. Glasses may sink into the face or come and go. Below their edge the teacher's
+pictures are reflections, and so are the lowest rows of these.
 """
 
 
@@ -70,8 +79,19 @@ def model_card(name: str, numbers: dict) -> str:
         numbers
         | numbers["inversion"]
         | {"inverted": numbers["inversion"]["portraits"], "bands": "\n".join(bands)}
+        | _separation("code", numbers["mirrored_identity_from_code"])
+        | _separation("wplus", numbers["inversion"]["mirrored_identity"])
     )
     return CARD.format(name=name, figure=f"../../figures/prior/{name}.jpg", **flat)
+
+
+def _separation(name: str, found: dict) -> dict[str, float]:
+    return {
+        f"{name}_same": found["same"],
+        f"{name}_strangers": found["strangers"],
+        f"{name}_deviation": found["strangers_deviation"],
+        f"{name}_auc": found["auc"],
+    }
 
 
 def describe(generator: EG3D, path: Path) -> dict:
@@ -82,6 +102,7 @@ def describe(generator: EG3D, path: Path) -> dict:
         "resolution": generator.resolution,
         "rays": generator.neural_resolution,
         "steps": int(read_metadata(path).get("steps", 0)),
+        "history": read_metadata(path).get("history", ""),
     }
 
 
@@ -98,12 +119,15 @@ if __name__ == "__main__":
         description="Measure an embedded generator from its weights file; writes its numbers, card and figure."
     )
     parser.add_argument("name", nargs="?", default="portraits64")
-    parser.add_argument("--inverted", type=int, default=16, help="portraits that are inverted")
-    parser.add_argument("--fid-portraits", type=int, default=2000)
+    parser.add_argument("--inverted", type=int, default=64, help="portraits that are inverted in W+")
+    parser.add_argument("--tuned", type=int, default=16, help="of them, those that are tuned on")
+    parser.add_argument("--fid-portraits", type=int, default=5000)
     arguments = parser.parse_args()
     weights = paths.WEIGHTS / f"{arguments.name}.safetensors"
     model = load_generator(weights)
-    numbers = describe(model, weights) | evaluate_prior(model, arguments.inverted, arguments.fid_portraits)
+    numbers = describe(model, weights) | evaluate_prior(
+        model, arguments.inverted, arguments.tuned, arguments.fid_portraits
+    )
     card = model_card(arguments.name, numbers)
     for suffix, text in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", card)):
         with paths.replacing(weights.with_suffix(suffix)) as temporary:

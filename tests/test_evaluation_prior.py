@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib import datasets, metrics
-from lib.cameras import Camera
+from lib.cameras import Camera, orbit
 from lib.datasets import Portraits
 from lib.evaluation import prior as evaluation
 from lib.evaluation.prior import (
@@ -18,10 +18,11 @@ from lib.evaluation.prior import (
     mirrored_identities,
     sample_images,
     separation,
+    thickness,
     to_images,
 )
 from lib.generators import EG3D
-from tests.tiny_generator import RandomFeatures
+from tests.tiny_generator import TINY, RandomFeatures
 from tests.tiny_portraits import portrait_generator, rendered_portraits
 
 
@@ -136,6 +137,27 @@ def test_conditioning_effect_is_a_ratio_of_root_mean_square_differences():
 
 
 # ----------------------------------------------------------------------- samples and FID
+
+
+def test_thickness_is_the_deviation_of_depth_along_the_rays():
+    """A generator whose density is the same everywhere and high: light stops within 1 / sigma of the near end."""
+
+    class Fog:
+        neural_resolution = 8
+        config = TINY
+
+        def __init__(self, sigma):
+            self.raw = float(np.log(np.expm1(sigma))) + 1
+
+        def density(self, w_plus, points):
+            return torch.full(points.shape[:2], self.raw)
+
+    camera = orbit(torch.tensor([0.0, 0.3]), 0.1)
+    thick, thin = (
+        thickness(Fog(sigma), torch.zeros(2, 1, 1), camera, samples=3000) for sigma in (20.0, 80.0)
+    )
+    assert thick == pytest.approx(1 / 20, rel=0.03)
+    assert thin == pytest.approx(1 / 80, rel=0.03)
 
 
 def test_samples_are_seen_from_and_conditioned_on_their_own_camera(generator, portraits):

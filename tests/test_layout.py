@@ -151,7 +151,9 @@ def sources(pattern):
 
 def test_every_import_is_declared():
     groups = declared()
-    assert third_party([*sources("lib/*.py"), *notebook_sources()]) <= set().union(*(groups[name] for name in ("study", "data", "heads")))
+    assert third_party([*sources("lib/*.py"), *notebook_sources()]) <= set().union(
+        *(groups[name] for name in ("study", "data", "heads"))
+    )
     assert third_party(sources("benchmarks/*.py")) <= groups["study"]
     assert third_party(sources("tests/*.py")) <= set().union(*groups.values())
 

@@ -13,6 +13,7 @@ from lib.losses import (
     noise_regulariser,
     r1_loss,
     recentre_noise,
+    spread_loss,
 )
 from tests.tiny_generator import RandomFeatures
 
@@ -153,3 +154,26 @@ def test_the_stand_in_for_lpips_is_a_distance():
     assert features(a, a).eq(0).all()
     assert (features(a, b) > 0).all()
     assert torch.equal(features(a, b), features(a, features.target(b)))
+
+
+# ----------------------------------------------------------------------- spread of light along rays
+
+
+def test_light_in_one_place_has_no_spread_and_in_two_half_their_distance():
+    depths = torch.tensor([2.0, 2.1, 2.5]).expand(1, 2, 3)
+    weights = torch.tensor([[[0.0, 0.7, 0.0], [0.3, 0.0, 0.3]]])
+    assert spread_loss(depths, weights).item() == pytest.approx((0 + 0.25) / 2, abs=1e-3)
+
+
+def test_spread_does_not_depend_on_how_much_light_there_is_nor_on_where():
+    rng = torch.Generator().manual_seed(0)
+    depths = torch.rand(2, 5, 8, generator=rng).sort(dim=-1).values
+    weights = torch.rand(2, 5, 8, generator=rng)
+    assert torch.allclose(spread_loss(depths, weights), spread_loss(depths + 3, 0.2 * weights), atol=1e-5)
+    assert torch.allclose(2 * spread_loss(depths, weights), spread_loss(2 * depths, weights), atol=1e-4)
+
+
+def test_spread_of_a_ray_without_light_has_finite_gradients():
+    weights = torch.zeros(1, 2, 4, requires_grad=True)
+    spread_loss(torch.linspace(2, 3, 4).expand(1, 2, 4), weights).sum().backward()
+    assert weights.grad.isfinite().all()

@@ -311,7 +311,9 @@ class Portraits:
     yaw: np.ndarray  # [n] radians, detected
     target_yaw: np.ndarray  # [n] the yaw that was asked for; NaN for single portraits
     face_depth: np.ndarray  # [n, depth_resolution, depth_resolution] along the ray; NaN off the face
-    inside: np.ndarray  # bool [n, resolution, resolution]: no reflection beyond the sides or the top of the picture
+    inside: (
+        np.ndarray
+    )  # bool [n, resolution, resolution]: no reflection beyond the sides or the top of the picture
     z: np.ndarray  # [n, z_dim]
     person: np.ndarray  # [n] index; single portraits follow the people in several views
     held_out: np.ndarray  # [n] bool, by person

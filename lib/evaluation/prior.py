@@ -12,8 +12,10 @@ from tqdm import tqdm
 from lib import datasets, metrics
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
+from lib.generators.rendering import composite_weights, ray_bounds, sample_weights, stratified_depths
 from lib.identity import face_network
 from lib.inversion import invert_pti, invert_wplus
+from lib.losses import spread_loss
 
 CODE_RATE, TUNING_RATE = 0.05, 1e-3
 """Learning rates of inversions of the embedded generators: larger than the papers', as their networks are smaller."""
@@ -95,6 +97,27 @@ def separation(similarity: np.ndarray) -> dict[str, float]:
         "auc": float(above),
         "people": len(similarity),
     }
+
+
+@torch.inference_mode()
+def thickness(generator: EG3D, w_plus: Tensor, camera: Camera, samples: int = 192) -> float:
+    """Root mean square distance, world units, of a ray's light from its mean depth: a mean over the middle of pictures.
+
+    The middle is the inner half of either side, which the head fills.
+    """
+    side, middle = generator.neural_resolution, generator.neural_resolution // 4
+    origins, directions = (
+        rays.unflatten(1, (side, side))[:, middle:-middle, middle:-middle].flatten(1, 2)
+        for rays in camera.rays(side)
+    )
+    near, far = ray_bounds(origins, directions, generator.config.rendering)
+    depths = stratified_depths(near, far, samples)
+    spreads = []
+    for i, w in enumerate(w_plus.split(1)):
+        points = origins[[i], :, None] + depths[[i], :, :, None] * directions[[i], :, None]
+        density = generator.density(w, points.flatten(1, 2)).view_as(depths[[i]])
+        spreads.append(spread_loss(depths[[i]], sample_weights(composite_weights(density, depths[[i]]))))
+    return float(torch.cat(spreads).mean())
 
 
 @torch.inference_mode()
@@ -199,6 +222,9 @@ def evaluate_prior(generator: EG3D, inverted: int = 64, tuned: int = 16, fid_por
         "held_out_by_target_yaw": by_target_yaw(own),
         "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, people, "frontal")),
         "conditioning_effect": conditioning_effect(generator),
+        "thickness": thickness(
+            generator, w_plus[::5], Camera.from_label(torch.from_numpy(people.labels[::5]))
+        ),
         "mirrored_identity_from_code": mirrored_identities(generator, w_plus, people),
         "inversion": inversions(generator, chosen, wplus_steps=1000, pti_steps=250, tuned=tuned),
         "fid": fid(generator, singles[:fid_portraits]),
