@@ -65,7 +65,7 @@ def scene_seed(name: str, seed: int, split: str, index: int) -> int:
 
 def _complete(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a kind, the given ones and the others at their defaults."""
-    known = _settings_of(KINDS[name])
+    known = settings_of(name)
     if unknown := settings.keys() - known.keys():
         raise ValueError(
             f"{name} scenes have no setting {', '.join(sorted(unknown))}; they have {', '.join(known)}"
@@ -73,11 +73,11 @@ def _complete(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return known | settings
 
 
-def _settings_of(kind: ModuleType) -> dict[str, Any]:
+def settings_of(name: str) -> dict[str, Any]:
     """Settings and defaults of a kind's `make`. One that takes more than it names is built upon samples."""
-    parameters = inspect.signature(kind.make).parameters.values()
+    parameters = inspect.signature(KINDS[name].make).parameters.values()
     own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return _settings_of(samples) | own if any(p.kind is p.VAR_KEYWORD for p in parameters) else own
+    return settings_of("samples") | own if any(p.kind is p.VAR_KEYWORD for p in parameters) else own
 
 
 def _generator_identity(kind: ModuleType, generator: EG3D, settings: Mapping[str, Any]) -> str:

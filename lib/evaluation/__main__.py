@@ -19,11 +19,12 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from lib.datasets.catalogue import scenes
+from lib.datasets.catalogue import scenes, settings_of
+from lib.datasets.scenes import Scene
 from lib.evaluation.plans import EvaluationPlan, read_plan
 from lib.evaluation.protocol import evaluate, summarise, write_table
 from lib.evaluation.results import record_evaluation
-from lib.generators import load_generator
+from lib.generators import EG3D, load_generator
 from lib.paths import RUNS
 
 
@@ -87,7 +88,7 @@ def _evaluated(plan: EvaluationPlan, folder: Path, options: Options) -> pd.DataF
     generator = load_generator(plan.generator, options.device)
     return evaluate(
         list(plan.methods.values()),
-        [scene for kind, n in plan.scenes.items() for scene in scenes(kind, n, plan.seed, generator)],
+        [scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)],
         generator,
         folder=folder,
         metrics=plan.metrics,
@@ -96,6 +97,12 @@ def _evaluated(plan: EvaluationPlan, folder: Path, options: Options) -> pd.DataF
         jobs=options.jobs,
         retry=options.retry,
     )
+
+
+def _still(kind: str, n: int, seed: int, generator: EG3D) -> list[Scene]:
+    """Scenes without the path for video, which no table measures."""
+    settings = {"with_ellipse": False} if "with_ellipse" in settings_of(kind) else {}
+    return scenes(kind, n, seed, generator, **settings)
 
 
 def _words(text: str) -> tuple[str, ...]:
