@@ -26,7 +26,7 @@ import yaml
 from lib.paths import CACHE, ROOT
 from lib.runs import SCALES
 from lib.runs.execution import read_runs
-from lib.runs.versions import file_version
+from lib.versions import file_version
 
 SCALE = config.get("scale", "quick")
 PRIOR = config.get("prior", "shipped")

@@ -33,8 +33,8 @@ pictures show nobody; do not use the model to make pictures of real people witho
 
 ## Measured
 
-On {held_out_portraits} portraits of {held_out_people} people who were never trained on. MSE in [-1, 1]; LPIPS is AlexNet's
-at 256 px; the correlation is that of rendered depth with the landmarks' depth, over the face.
+On {held_out_portraits} portraits of {held_out_people} people who were never trained on. MSE in [-1, 1]; LPIPS is
+AlexNet's at 256 px; the correlation is that of rendered depth with the landmarks' depth, over the face.
 
 | rendered from their own code | portraits | MSE | LPIPS | depth correlation |
 |---|---|---|---|---|

@@ -17,6 +17,7 @@ from project_files import ROOT, project_files
 # A module imports only from those before it; the modules of a package stand where the package stands.
 ORDER = [
     "paths",
+    "versions",
     "assets",
     "shapes",
     "cameras",

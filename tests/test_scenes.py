@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_generator import tiny_generator
 
-from lib import datasets, paths
+from lib import datasets, paths, versions
 from lib.cameras import orbit
 from lib.datasets import catalogue, samples
 from lib.datasets.catalogue import scene_seed
@@ -108,8 +109,20 @@ def test_an_input_among_the_five_is_no_further_view():
 
 def test_input_yaws_are_drawn_evenly():
     drawn = [drawn_input_yaw(seed) for seed in range(300)]
-    assert {drawn.count(yaw) > 70 for yaw in INPUT_YAWS} == {True}
     assert set(drawn) == set(INPUT_YAWS)
+    for distance in (0.0, 0.3, 0.6):
+        assert 70 < sum(abs(yaw) == distance for yaw in drawn) < 130
+
+
+def test_inputs_of_a_set_go_round_the_yaws_and_know_their_split(generator, cache):
+    n = len(INPUT_YAWS) + 1
+    found = datasets.scenes("samples", n, generator=generator, split="development", with_ellipse=False)
+    assert [scene.input_name for scene in found] == [
+        yaw_name(INPUT_YAWS[i % len(INPUT_YAWS)]) for i in range(n)
+    ]
+    assert {scene.extras["split"] for scene in found} == {"development"}
+    (asked,) = datasets.scenes("samples", 1, generator=generator, input_yaw=0.3, with_ellipse=False)
+    assert asked.input_name == "yaw+0.3"
 
 
 # ---- seeds and splits -------------------------------------------------------------------------------------
@@ -262,20 +275,39 @@ def test_what_cannot_be_made_is_refused(generator, cache, call, message):
 
 
 def test_a_changed_recipe_makes_new_scenes(generator, cache, monkeypatch, tmp_path):
-    """Of the kind's own module, and of those behind it."""
-    behind = {module.__name__.split(".")[-1] for module in catalogue._modules_behind(samples)}
-    assert {"samples", "scenes"} <= behind
-    assert {"samples", "painted", "scenes"} <= {
-        module.__name__.split(".")[-1] for module in catalogue._modules_behind(catalogue.KINDS["painted"])
-    }
-    assert "turned" not in behind
     small(generator)
     changed = tmp_path / "recipe" / "samples.py"
     changed.parent.mkdir()
-    changed.write_text(catalogue.Path(samples.__file__).read_text() + "# changed")
-    monkeypatch.setattr(samples, "__file__", str(changed))
-    small(generator)
-    assert sum(path.suffix == ".safetensors" for path in cache()) == 2
+    for addition, files in (("# a comment", 1), ("CHANGED = 1", 2)):
+        changed.write_text(Path(samples.__file__).read_text() + addition)
+        with monkeypatch.context() as patch:
+            patch.setattr(samples, "__file__", str(changed))
+            small(generator)
+        assert sum(path.suffix == ".safetensors" for path in cache()) == files
+
+
+def test_the_recipe_is_all_the_code_behind_a_scene(monkeypatch):
+    """What renders counts, wherever it is written."""
+    before = catalogue._key("samples", 0, "", {})
+    rendering = versions._source
+
+    def changed(path):
+        text = rendering(path)
+        return (
+            text.replace("return (1 - torch.exp(", "return (2 - torch.exp(")
+            if path.name == "rendering.py"
+            else text
+        )
+
+    monkeypatch.setattr(versions, "_source", changed)
+    for cached in vars(versions).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+    assert catalogue._key("samples", 0, "", {}) != before
+    monkeypatch.undo()
+    for cached in vars(versions).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 def test_a_kind_built_upon_samples_takes_their_settings(generator, cache):

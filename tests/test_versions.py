@@ -7,9 +7,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from lib import versions
 from lib.evaluation import MEASURES, METHODS
-from lib.runs import versions
-from lib.runs.versions import code_version, file_version
+from lib.versions import code_version, file_version
 
 LIBRARY = {
     "lib/__init__.py": "",

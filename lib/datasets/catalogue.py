@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -16,14 +16,15 @@ import numpy as np
 from tqdm import tqdm
 
 from lib import paths
-from lib.datasets import heads, painted, samples, storage, turned
-from lib.datasets.scenes import Scene
+from lib.datasets import heads, painted, samples, turned
+from lib.datasets.scenes import INPUT_YAWS, Scene
 from lib.datasets.storage import load_scene, save_scene
 from lib.generators import EG3D, load_generator
 from lib.generators.storage import fingerprint
+from lib.versions import code_version, file_version
 
 KINDS: dict[str, ModuleType] = {"samples": samples, "painted": painted, "turned": turned, "heads": heads}
-"""Each has `make(seed, generator, *, <settings>) -> Scene`. If it reads files of the repository, `DATA` lists them;
+"""Each has `make(seed, generator, *, <settings>) -> Scene`. If it reads data files of the repository, `DATA` lists them;
 if its scenes are the same for all weights, `shows_generator(settings)` says so."""
 
 SPLITS = ("development", "test")
@@ -42,17 +43,21 @@ def scenes(
 
     name: a kind of KINDS. generator: None is `portraits64`; kinds that do not show its heads take resolution and
     cameras from it. split: methods are tuned on development scenes, tables are made of test scenes; the two share
-    none. settings: those of the kind's `make`.
+    none. settings: those of the kind's `make`; unless one says otherwise, inputs go round INPUT_YAWS.
     """
     if name not in KINDS:
         raise ValueError(f"there are no scenes of kind {name!r}; there are {', '.join(KINDS)}")
     generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
     settings = _complete(name, settings)
     identity = _generator_identity(KINDS[name], generator, settings)
-    return [
-        _cached(name, scene_seed(name, seed, split, index), generator, identity, settings)
-        for index in tqdm(range(n), desc=f"{name} scenes", delay=2)
-    ]
+    made = []
+    for index in tqdm(range(n), desc=f"{name} scenes", delay=2):
+        seen_from = (
+            {"input_yaw": INPUT_YAWS[index % len(INPUT_YAWS)]} if settings["input_yaw"] is None else {}
+        )
+        scene = _cached(name, scene_seed(name, seed, split, index), generator, identity, settings | seen_from)
+        made.append(replace(scene, extras=dict(scene.extras) | {"split": split}))
+    return made
 
 
 def scene_seed(name: str, seed: int, split: str, index: int) -> int:
@@ -108,29 +113,13 @@ def _cached(name: str, seed: int, generator: EG3D, identity: str, settings: Mapp
 
 def _key(name: str, seed: int, identity: str, settings: Mapping[str, Any]) -> str:
     """Of all that a scene depends on; of the code, what makes and stores it: a new recipe makes new scenes."""
-    files = [Path(module.__file__) for module in _modules_behind(KINDS[name]) + _modules_behind(storage)]
-    files += [path for path in getattr(KINDS[name], "DATA", ()) if path.exists()]
-    sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    parts = [name, seed, identity, dict(settings), sources]
+    files = [path for path in getattr(KINDS[name], "DATA", ()) if path.exists()]
+    data = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    code = file_version(Path(KINDS[name].__file__)), code_version(save_scene, load_scene)
+    parts = [name, seed, identity, dict(settings), data, code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_digest).encode()).hexdigest()
 
 
 def _digest(picture: np.ndarray) -> str:
     """What stands for a picture that is given as a setting."""
     return f"{picture.shape} {hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()}"
-
-
-def _modules_behind(module: ModuleType) -> list[ModuleType]:
-    """A module and those of this package that it uses, and what those use."""
-    package, found, left = __name__.rpartition(".")[0], [], [module]
-    while left:
-        found.append(left.pop())
-        names = (
-            getattr(value, "__module__", None) or getattr(value, "__name__", "")
-            for value in vars(found[-1]).values()
-        )
-        used = [
-            sys.modules[name] for name in names if isinstance(name, str) and name.startswith(f"{package}.")
-        ]
-        left += [other for other in dict.fromkeys(used) if other not in found + left]
-    return found

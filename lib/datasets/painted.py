@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,6 @@ CM = faces.WORLD_PER_CM
 DETECTED_SIDE = 256
 """Pixels across the pictures in which landmarks are looked for, at least; smaller ones are enlarged."""
 
-DATA = tuple(Path(__file__).with_name(name) for name in ("marks.py", "stencils.py"))
 """Files, beside this one, that decide what a scene looks like."""
 
 BOTH_SIDES_SHOW = 0.1

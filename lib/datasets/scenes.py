@@ -22,8 +22,9 @@ ELLIPSE = 24
 ELLIPSE_YAW, ELLIPSE_PITCH = 0.5, 0.2
 """How far the path goes to either side and up or down, radians."""
 
-INPUT_YAWS = (-0.3, 0.0, 0.3)
-"""Radians from which an input is seen unless a setting says otherwise, each in a third of the scenes."""
+INPUT_YAWS = (0.0, 0.3, 0.6, 0.0, -0.3, -0.6)
+"""Radians from which inputs are seen unless a setting says otherwise: a third from the front, a third from either
+distance to the side, as claims by the input's yaw ask for."""
 
 
 @dataclass(frozen=True)

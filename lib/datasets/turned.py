@@ -74,7 +74,7 @@ def load_pose_directions(path: Path = DIRECTIONS) -> PoseDirections:
 @lru_cache(maxsize=1)
 def _models() -> tuple[Painter, faces.Detector, PoseDirections]:
     """Made once a process: they are native models, and constants."""
-    return Teacher(threads=1), faces.FaceDetector(max_faces=1), load_pose_directions()
+    return Teacher(threads=1, precision="f32"), faces.FaceDetector(max_faces=1), load_pose_directions()
 
 
 def make(seed: int, generator: EG3D, *, input_yaw: float | None = None, truncation: float = 0.8) -> Scene:

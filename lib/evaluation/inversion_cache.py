@@ -22,7 +22,7 @@ from lib.generators import EG3D
 from lib.inversion import Inversion
 from lib.inversion.result import fingerprint
 from lib.metrics import measured
-from lib.runs.versions import code_version
+from lib.versions import code_version
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from lib.evaluation.methods import Method
 from lib.generators import EG3D
 from lib.metrics.statistics import FEWEST, mean_interval
 from lib.paths import replacing
-from lib.runs.versions import code_version
+from lib.versions import code_version
 
 COLUMNS = {
     "method": "str",
