@@ -5,7 +5,9 @@
 #   make lab     JupyterLab on the start notebook
 #   make test    unit tests, rules for notebooks, every notebook, JupyterLab in a browser where chromium is installed
 #   make benchmark  speed and memory of the generator against its plain twin, as ratios; on a CUDA device if there is one
-#   make figures the committed figures again: every notebook at scale full, comparisons from recorded results
+#   make figures the committed figures again: every notebook at scale full, comparisons from recorded results. Not those
+#                of figures/prior and figures/portraits, which come from the training portraits:
+#                `python -m lib.model_cards`, `python -m lib.runs.provenance portraits`
 #   make evaluate  the recorded results: scenes inverted by every method and measured (SCALE=full: hours on a CPU)
 #   make graph   all of it as a graph, in which a change runs again only what depends on it (see Snakefile)
 #   make lint    what the style checker says
@@ -25,6 +27,9 @@ PHOTO :=
 START := notebooks/00_start_here.ipynb
 FREE_GB := 6
 
+# Beyond quick, scenes come from the 2D teacher and from Mitsuba too.
+SCENES := $(if $(filter-out quick,$(SCALE)),$(VENV)/.full)
+
 SUPPORTED := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p $(SUPPORTED) 2>/dev/null && echo $$p && break; done)
@@ -35,17 +40,17 @@ LIBRARIES := libGL.so.1 libEGL.so.1 libGLESv2.so.2 libglib-2.0.so.0 libSM.so.6 l
 .PHONY: study lab test benchmark evaluate figures graph lint lock clean
 .DEFAULT_GOAL := study
 
-study: $(VENV)/.study
+study: $(VENV)/.study $(SCENES)
 	$(PY) -m lib.runs --scale $(SCALE) --jobs $(JOBS) $(if $(FORCE),--force) \
 		$(if $(PHOTO),--only 00_start_here --set "image=$$(realpath "$(PHOTO)")")
 
 figures:
 	$(MAKE) study SCALE=full
 
-evaluate: $(VENV)/.study
+evaluate: $(VENV)/.study $(SCENES)
 	$(PY) -m lib.evaluation --scale $(SCALE) --jobs $(JOBS)
 
-graph: $(VENV)/.graph
+graph: $(VENV)/.graph $(SCENES)
 	$(PY) -m snakemake --cores $(JOBS) --config scale=$(SCALE)
 
 lab: $(VENV)/.study
@@ -93,6 +98,11 @@ $(VENV)/.study: pyproject.toml requirements.lock
 	@test "$$(uname)" != Linux || $(PY) -c 'import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]' \
 		$(LIBRARIES) || { echo "error: the face landmarker needs a library that this system lacks (last line above)." \
 		"Debian, Ubuntu: apt-get install libgl1 libegl1 libgles2 libglib2.0-0 libsm6 libxext6" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.full: $(VENV)/.study
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[data,heads]' || { \
+		echo "error: pip could not install openvino and mitsuba (its own words are above)" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.graph: $(VENV)/.study

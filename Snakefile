@@ -1,14 +1,17 @@
 """The study as a graph, on one machine: a change runs again what depends on it, and nothing else.
 
-assets -> (portraits -> prior) -> inversions -> measurements -> table -> figures -> ledger
+assets -> inversions -> measurements -> table -> figures -> ledger
 
     snakemake --cores 2                        everything, at scale quick
     snakemake --cores 2 --config scale=full    the committed figures and tables; hours on a CPU
     snakemake --cores 2 ledger                 only the claims and what they need
+    snakemake --cores 2 prior                  portraits -> prior: sampled from the teacher, then trained on
     snakemake -n                               what would be done, and why
 
-The embedded generator is the one that is shipped. `--config prior=train` makes it again first: samples of the teacher,
-then days on a CPU or hours on a GPU.
+The embedded generator is the one that is shipped, and no step replaces it. `prior` goes on from it and leaves its weights
+in the cache, training/portraits64/generator.safetensors, after days on a CPU or hours on a GPU. Whether they are better is
+for a person to say, who copies them to lib/weights and has `python -m lib.model_cards` measure them; then all the rest is
+run again.
 
 A step runs again when its files are newer, or its parameters have changed. One of them, `code`, is the version of all
 that its notebook or module says and of the definitions of lib/ that it depends on: a docstring, or a function beside
@@ -23,15 +26,14 @@ import sys
 
 import yaml
 
-from lib.paths import CACHE, ROOT
+from lib.paths import ROOT
 from lib.runs import SCALES
 from lib.runs.execution import read_runs
 from lib.versions import file_version
 
 SCALE = config.get("scale", "quick")
-PRIOR = config.get("prior", "shipped")
-if SCALE not in SCALES or PRIOR not in ("shipped", "train"):
-    raise ValueError(f"--config takes scale={'|'.join(SCALES)} and prior=shipped|train; got {SCALE}, {PRIOR}")
+if SCALE not in SCALES:
+    raise ValueError(f"--config takes scale={'|'.join(SCALES)}; got {SCALE}")
 
 PYTHON = sys.executable
 OUT = "papermill_runs/out"
@@ -42,6 +44,11 @@ TABLE = f"{RESULTS}/evaluation-{SCALE}.parquet"
 LEDGER = "comparison_claims"
 ASSETS = f"{OUT}/graph/assets"
 WEIGHTS = "lib/weights/portraits64.safetensors"
+RECORDS = {
+    "prior_dataset": [f"{RESULTS}/portraits-full.json"],
+    "prior_training": [f"{RESULTS}/training_portraits64-full.json", "lib/weights/portraits64.json"],
+}
+"""Committed records that notebooks read and no step here makes."""
 
 
 def code(file):
@@ -56,8 +63,9 @@ def plan_of(method):
 
 
 def recorded_inputs(run):
-    """Results of other steps that the parameters of a notebook name."""
-    return [text for text in RUNS[run].parameters[SCALE].values() if str(text).startswith(RESULTS)]
+    """Results that a notebook reads: those of other steps, which its parameters name, and committed records."""
+    named = [text for text in RUNS[run].parameters[SCALE].values() if str(text).startswith(RESULTS)]
+    return named + RECORDS.get(run, [])
 
 
 wildcard_constraints:
@@ -92,27 +100,26 @@ rule assets:
         "{PYTHON} -m lib.assets fetch {params.names} --for metrics"
 
 
-if PRIOR == "train":
+rule portraits:
+    input:
+        ASSETS,
+    output:
+        touch(f"{OUT}/graph/portraits"),
+    params:
+        code=code("lib/datasets/portraits.py"),
+    shell:
+        "{PYTHON} -m lib.datasets"
 
-    rule portraits:
-        output:
-            touch(f"{OUT}/graph/portraits"),
-        params:
-            code=code("lib/datasets/portraits.py"),
-        shell:
-            "{PYTHON} -m lib.datasets"
 
-    rule prior:
-        input:
-            rules.portraits.output,
-            ASSETS,
-        output:
-            update(WEIGHTS),
-        params:
-            code=code("lib/prior.py"),
-            trained=CACHE / "training" / "portraits64" / "generator.safetensors",
-        shell:
-            "{PYTHON} -m lib.prior && cp {params.trained} {output}"
+rule prior:
+    input:
+        rules.portraits.output,
+    output:
+        touch(f"{OUT}/graph/prior"),
+    params:
+        code=code("lib/prior.py"),
+    shell:
+        "{PYTHON} -m lib.prior --from portraits64"
 
 
 if PLAN:

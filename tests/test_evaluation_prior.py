@@ -209,18 +209,26 @@ def patches(faces: torch.Tensor) -> torch.Tensor:
 
 
 def test_same_and_strangers_are_told_apart_by_their_similarities():
-    found = separation(np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.6], [0.0, 0.2, 0.7]]))
+    similarity = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.6], [0.0, 0.2, 0.7]])
+    found = separation(similarity, np.arange(3), np.zeros(3))
     assert found["same"] == pytest.approx(0.7)
     assert found["strangers"] == pytest.approx(1.4 / 6)
     assert found["strangers_deviation"] == pytest.approx(np.std([0.1, 0.3, 0.2, 0.6, 0.0, 0.2]))
     assert found["auc"] == pytest.approx(17 / 18)  # 0.5 of the second is below 0.6 of a pair of strangers
-    assert separation(np.ones((3, 3)))["auc"] == 0.5
+    assert separation(np.ones((3, 3)), np.arange(3), np.zeros(3))["auc"] == 0.5
+
+
+def test_strangers_are_other_people_seen_from_the_same_side():
+    similarity = np.array([[0.9, 0.8, 0.3], [0.7, 0.5, 0.6], [0.1, 0.2, 0.7]])
+    person, yaw = np.array([4, 4, 7]), np.array([0.3, -0.3, 0.3])
+    assert separation(similarity, person, yaw)["strangers"] == pytest.approx((0.3 + 0.1) / 2)
 
 
 def test_the_heads_of_mirror_images_are_recognised_from_the_mirrored_camera(monkeypatch):
     """Portraits that show what the generator shows from the mirrored camera, flipped."""
     generator = portrait_generator(heeds_camera=False)
     portraits = rendered_portraits(generator, people=4, views=1, singles=1)
+    monkeypatch.setattr(evaluation, "YAW_GAP", 2.0)  # five people have five yaws
     monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
     camera = Camera.from_label(torch.from_numpy(portraits.labels))
     w_plus = generator.map(torch.from_numpy(portraits.z), camera)
@@ -230,7 +238,7 @@ def test_the_heads_of_mirror_images_are_recognised_from_the_mirrored_camera(monk
     found = mirrored_identities(generator, w_plus, dataclasses.replace(portraits, images=pictures))
     assert found["same"] == pytest.approx(1, abs=1e-3)
     assert found["auc"] == 1
-    assert found["people"] == 5
+    assert found["portraits"] == 5
     assert (
         mirrored_identities(generator, w_plus.roll(1, 0), dataclasses.replace(portraits, images=pictures))[
             "same"
@@ -255,6 +263,7 @@ def test_inversions_are_measured_in_the_input_view(generator, portraits, monkeyp
     monkeypatch.setattr(evaluation, "invert_wplus", wplus)
     monkeypatch.setattr(evaluation, "invert_pti", pti)
     monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
+    monkeypatch.setattr(evaluation, "YAW_GAP", 2.0)
     found = inversions(generator, portraits[:3], wplus_steps=7, pti_steps=3, tuned=2)
     assert len(tuned) == found["tuned"] == 2
     assert found["wplus_mse"] == pytest.approx(0.01, rel=1e-3)
@@ -285,6 +294,7 @@ def test_the_model_card_measures_people_that_were_not_trained_on(generator, port
 
     monkeypatch.setattr(evaluation, "fid", distance)
     monkeypatch.setattr(evaluation, "face_network", lambda role: patches)
+    monkeypatch.setattr(evaluation, "YAW_GAP", 2.0)
     numbers = evaluation.evaluate_prior(generator, inverted=2, tuned=1, fid_portraits=9)
     assert all(used.held_out.all() for used in seen.values())
     assert len(seen["own"]) == len(seen["frontal"]) == numbers["held_out_portraits"] == 6
@@ -292,4 +302,4 @@ def test_the_model_card_measures_people_that_were_not_trained_on(generator, port
     assert np.abs(seen["inverted"].yaw).max() < 0.35
     assert np.isnan(seen["fid"].target_yaw).all()  # single portraits, in the poses that the teacher gives
     assert (numbers["fid"], numbers["fid_images"], numbers["training_portraits"]) == (2, 2, 9)
-    assert numbers["mirrored_identity_from_code"]["people"] == 6
+    assert numbers["mirrored_identity_from_code"]["portraits"] == 6

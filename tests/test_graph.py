@@ -41,9 +41,29 @@ def test_everything_at_quick(dry_run):
 
 
 def test_claims_at_full_come_after_everything_that_they_are_judged_by(dry_run):
-    steps = dry_run("ledger", scale="full", prior="train")
-    assert {"portraits", "prior", "inversions", "measurements", "table", "notebook"} <= set(steps)
+    steps = dry_run("ledger", scale="full")
+    assert {"inversions", "measurements", "table", "notebook"} <= set(steps)
     assert steps.count("notebook") == 1
+
+
+def test_training_is_a_target_of_its_own(dry_run):
+    assert sorted(dry_run("prior")) == ["assets", "portraits", "prior"]
+
+
+def test_no_step_writes_to_the_shipped_weights():
+    """A training may be worse than what is shipped, and may be interrupted: a person installs its weights."""
+    outputs = re.findall(r"^    +output:\n((?: {8,}.*\n)+)", (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    assert len(outputs) == (ROOT / "Snakefile").read_text().count("output:\n")
+    assert not [text for text in outputs if "WEIGHTS" in text or "lib/weights" in text]
+
+
+def test_records_that_notebooks_read_are_inputs_of_theirs():
+    """A result, or the numbers of a model card, that a notebook opens by name is named in the graph."""
+    graph = (ROOT / "Snakefile").read_text()
+    for run in read_runs():
+        story = run.notebook.read_text()
+        if "result_path(" in story or "paths.WEIGHTS" in story:
+            assert f'"{run.id}": [' in graph, f"RECORDS does not say what {run.notebook.name} reads"
 
 
 def test_other_scales_are_refused(dry_run):

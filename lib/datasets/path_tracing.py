@@ -39,7 +39,7 @@ def _mitsuba() -> ModuleType:
         import mitsuba
     except ImportError as error:
         raise ImportError(
-            "parametric heads are rendered by Mitsuba, which is not installed: pip install 'mitsuba>=3.9'"
+            "parametric heads are rendered by Mitsuba, which is not installed: pip install -e '.[heads]'"
         ) from error
     mitsuba.set_variant("scalar_rgb")
     return mitsuba

@@ -60,7 +60,7 @@ class About:
 
 
 class RealData(Protocol):
-    """A data set on this machine: scenes by id, made when they are asked for."""
+    """A data set in a folder: scenes by id, made when they are asked for."""
 
     kind: str
     ids: tuple[str, ...]

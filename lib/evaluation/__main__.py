@@ -21,6 +21,7 @@ import tyro
 
 from lib.datasets.catalogue import scenes, settings_of
 from lib.datasets.scenes import Scene
+from lib.evaluation.inversion_cache import ENVIRONMENT_FAILURES
 from lib.evaluation.plans import EvaluationPlan, read_plan
 from lib.evaluation.protocol import evaluate, summarise, write_table
 from lib.evaluation.results import record_evaluation
@@ -57,19 +58,26 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 where it cannot be done, 0 also where single inversions failed."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    folder = RUNS / "out" / "evaluation" / options.scale
     try:
-        whole = read_plan(options.scale)
-        plan = _part(whole, options)
-        table = _evaluated(plan, folder / "rows", options)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _run(options)
+    except (*ENVIRONMENT_FAILURES, RuntimeError, ValueError) as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _run(options: Options) -> None:
+    """Evaluate, report, and record the whole of a plan."""
+    folder = RUNS / "out" / "evaluation" / options.scale
+    whole = read_plan(options.scale)
+    plan = _part(whole, options)
+    generator = load_generator(plan.generator, options.device)
+    test_scenes = [scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)]
+    table = _evaluated(plan, test_scenes, generator, folder / "rows", options)
     path = write_table(table, options.out or folder / "table.parquet")
     print(report(table), f"table: {path}", sep="\n")
     if plan == whole:
-        print(f"recorded: {record_evaluation(table, plan, options.scale)}")
-    return 0
+        print(f"recorded: {record_evaluation(table, plan, options.scale, test_scenes)}")
 
 
 def _part(plan: EvaluationPlan, options: Options) -> EvaluationPlan:
@@ -83,12 +91,13 @@ def _part(plan: EvaluationPlan, options: Options) -> EvaluationPlan:
     return replace(part, metrics=()) if options.invert_only else part
 
 
-def _evaluated(plan: EvaluationPlan, folder: Path, options: Options) -> pd.DataFrame:
+def _evaluated(
+    plan: EvaluationPlan, test_scenes: list[Scene], generator: EG3D, folder: Path, options: Options
+) -> pd.DataFrame:
     """The table of a plan."""
-    generator = load_generator(plan.generator, options.device)
     return evaluate(
         list(plan.methods.values()),
-        [scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)],
+        test_scenes,
         generator,
         folder=folder,
         metrics=plan.metrics,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import logging
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from lib import paths
+from lib import assets, paths
 from lib.cameras import Camera
 from lib.evaluation.methods import Method
 from lib.generators import EG3D
@@ -25,6 +27,19 @@ from lib.metrics import measured
 from lib.versions import code_version
 
 log = logging.getLogger(__name__)
+
+PERCEPTUAL_ASSETS = ("lpips", "alexnet", "vgg16")
+"""What the losses of methods read besides the generator: LPIPS."""
+
+ENVIRONMENT_FAILURES = (
+    assets.AssetError,
+    ImportError,
+    MemoryError,
+    OSError,
+    torch.AcceleratorError,
+    torch.OutOfMemoryError,
+)
+"""Errors of the machine, not of a method or a metric: they end a run, and are remembered of nobody."""
 
 
 class InversionFailed(RuntimeError):
@@ -39,7 +54,7 @@ class InversionFailed(RuntimeError):
 
 
 def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camera, seed: int) -> str:
-    """SHA-256 of all that an inversion depends on: code and settings, weights, picture, camera, seed.
+    """SHA-256 of all that an inversion depends on: code and settings, all weights, picture, camera, seed.
 
     Names do not count: a method under another name is the same computation.
     """
@@ -48,6 +63,7 @@ def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camer
         "settings": method.settings,
         "start": inversion_key(method.start, generator, target, camera, seed) if method.start else None,
         "generator": generator_fingerprint(generator),
+        "assets": asset_digests(PERCEPTUAL_ASSETS),
         "target": tensor_digest(target),
         "camera": tensor_digest(camera.label()),
         "seed": seed,
@@ -59,6 +75,17 @@ def generator_fingerprint(generator: EG3D) -> str:
     """SHA-256 of a generator: settings, weights and the statistics of w."""
     statistics = {"w_mean": generator.w_mean, "w_std": generator.w_std}
     return fingerprint(generator.state_dict() | statistics, generator.config)
+
+
+def asset_digests(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each file of assets by name, from the manifest: what is fetched is verified against it."""
+    known = _manifest()
+    return {f"{name}/{member.name}": member.sha256 for name in names for member in known[name].files}
+
+
+@functools.cache
+def _manifest() -> dict[str, assets.Asset]:
+    return assets.manifest()
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -82,7 +109,8 @@ def cached_inversion(
 
     base: the name of the generator, if it has one; files then hold only weights that differ. retry: compute
     what failed before. folder: of the cache (None: in the project's). In `extras["cost"]` are seconds and
-    peak memory, those of the start included. Raises `InversionFailed`, also for failures of earlier runs.
+    peak memory, those of the start included. Raises `InversionFailed`, also for failures of earlier runs;
+    ENVIRONMENT_FAILURES are raised as they are, and the next run tries again.
 
     A killed run leaves nothing behind that looks complete. Two processes that want the same inversion at the
     same time compute it once: the second waits for the first.
@@ -104,6 +132,8 @@ def cached_inversion(
             raise InversionFailed(json.loads(failure.read_text()))
         try:
             found = _computed(method, generator, target, camera, seed, start)
+        except ENVIRONMENT_FAILURES:
+            raise
         except Exception as error:  # whatever one method does with one picture, others get their turn
             record = _failure(method, seed, error)
             _write_json(failure, record)

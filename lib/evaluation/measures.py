@@ -43,17 +43,18 @@ class Comparison:
 
     @cached_property
     def image(self) -> Tensor:
-        """The head's picture [1, 3, R, R], in [-1, 1] as a file would keep it.
-
-        Where the truth is unknown it is that of the target, so that nothing made up is measured.
-        """
-        rendered = self.picture_from(self.view.camera)
-        return rendered if self.view.known is None else rendered.where(self.view.known, self.target)
+        """The head's picture [1, 3, R, R], in [-1, 1] as a file would keep it, where the truth is known."""
+        return self._where_known(self.picture_from(self.view.camera))
 
     @cached_property
-    def known_share(self) -> float:
-        """How much of the picture is known."""
-        return 1.0 if self.view.known is None else self.view.known.float().mean().item()
+    def known(self) -> Tensor:
+        """Where [1, 1, R, R] the true picture is known, bool."""
+        everywhere = torch.ones_like(self.target[:, :1], dtype=torch.bool)
+        return everywhere if self.view.known is None else self.view.known
+
+    def mean_over_known(self, value: float) -> float:
+        """A mean over the whole picture, to which unknown pixels add nothing, as one over the known pixels."""
+        return value / self.known.float().mean().item()
 
     @cached_property
     def depth(self) -> Tensor:
@@ -73,13 +74,17 @@ class Comparison:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The picture [1, 3, R, R] as five other views of the head predict it."""
+        """The picture [1, 3, R, R] as five other views of the head predict it, where the truth is known."""
         sources = self._here(metrics.edge_cameras(self.head))
-        return metrics.predict_view(self.head, self._here(self.view.camera), sources).image
+        return self._where_known(metrics.predict_view(self.head, self._here(self.view.camera), sources).image)
 
     def picture_from(self, camera: Camera) -> Tensor:
         """The head's picture [1, 3, R, R] from any camera."""
         return self.head.render(self._here(camera)).image.float().clamp(-1, 1).cpu()
+
+    def _where_known(self, picture: Tensor) -> Tensor:
+        """A picture that is the target where the truth is unknown, so that nothing made up is measured."""
+        return picture.where(self.known, self.target)
 
     def _of_head(self, maps: Tensor) -> Tensor:
         return maps if self.view.mask is None else maps.where(self.view.mask, torch.nan)
@@ -94,7 +99,7 @@ class Measure:
 
     of: its value in a view; NaN where there is none, as without a face that is found. needs: what of a `View`
     must be known. truth: what else of a scene must be, by name; views that lack it have no row. whole_head: of
-    the inversion as a whole, and so with the input view alone.
+    the inversion as a whole, and so with the input view alone. assets: the networks that it asks, by name.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Measure:
     needs: tuple[str, ...] = ()
     truth: str = ""
     whole_head: bool = False
+    assets: tuple[str, ...] = ()
 
     def applies(self, scene: Scene, view_name: str) -> bool:
         view = scene.views[view_name]
@@ -113,17 +119,22 @@ class Measure:
 # ----------------------------------------------------------------------- pictures
 def mse(seen: Comparison) -> float:
     """Over the known pixels."""
-    return metrics.mse(seen.image, seen.target).item() / seen.known_share
+    return seen.mean_over_known(metrics.mse(seen.image, seen.target).item())
 
 
 def mae(seen: Comparison) -> float:
     """Over the known pixels."""
-    return metrics.mae(seen.image, seen.target).item() / seen.known_share
+    return seen.mean_over_known(metrics.mae(seen.image, seen.target).item())
 
 
 def psnr(seen: Comparison) -> float:
     """Of the error over the known pixels."""
-    return 10 * math.log10(4 / mse(seen))
+    return _decibels(mse(seen))
+
+
+def _decibels(error: float) -> float:
+    """PSNR of a mean squared error of colours in [-1, 1]."""
+    return 10 * math.log10(4 / error) if error else math.inf
 
 
 def ssim(seen: Comparison) -> float:
@@ -221,8 +232,8 @@ def depth_relief(seen: Comparison) -> float:
 
 
 def background_depth(seen: Comparison) -> float:
-    """Mean of the head's own depth beside the true head, in world units."""
-    return seen.depth[~seen.view.mask].mean().item()
+    """Mean of the head's own depth beside the true head, where the picture is known, in world units."""
+    return seen.depth[~seen.view.mask & seen.known].mean().item()
 
 
 def normal_error(seen: Comparison) -> float:
@@ -251,7 +262,8 @@ def scan_to_mesh(seen: Comparison) -> float:
 
 # ----------------------------------------------------------------------- consistency of the views
 def consistency_psnr(seen: Comparison) -> float:
-    return metrics.psnr(seen.predicted, seen.target).item()
+    """Of the error over the known pixels."""
+    return _decibels(seen.mean_over_known(metrics.mse(seen.predicted, seen.target).item()))
 
 
 def consistency_ssim(seen: Comparison) -> float:
@@ -261,6 +273,8 @@ def consistency_ssim(seen: Comparison) -> float:
 def consistency_lpips(seen: Comparison) -> float:
     return _lpips("alex")(seen.predicted, seen.target).item()
 
+
+LPIPS_ALEX, LPIPS_VGG, IDENTITY = ("lpips", "alexnet"), ("lpips", "vgg16"), ("identity",)
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure
@@ -272,12 +286,12 @@ MEASURES: dict[str, Measure] = {
         Measure("ms_ssim", ms_ssim),
         Measure("ms_ssim_dissimilarity", ms_ssim_dissimilarity),
         Measure("e3dge_ssim", e3dge_ssim),
-        Measure("lpips", lpips),
-        Measure("lpips_vgg", lpips_vgg),
+        Measure("lpips", lpips, assets=LPIPS_ALEX),
+        Measure("lpips_vgg", lpips_vgg, assets=LPIPS_VGG),
         Measure("painted_error", painted_error, truth="painted/{view}"),
-        Measure("identity", same_identity),
-        Measure("mirrored_identity", mirrored_identity, whole_head=True),
-        Measure("pose_error", pose_error),
+        Measure("identity", same_identity, assets=IDENTITY),
+        Measure("mirrored_identity", mirrored_identity, whole_head=True, assets=IDENTITY),
+        Measure("pose_error", pose_error, assets=("landmarks",)),
         Measure("depth_error", depth_error, needs=("depth",)),
         Measure("depth_distance", depth_distance, needs=("depth",)),
         Measure("depth_correlation", depth_correlation, needs=("depth",)),
@@ -289,7 +303,7 @@ MEASURES: dict[str, Measure] = {
         Measure("scan_to_mesh", scan_to_mesh, truth="millimetres_per_unit", whole_head=True),
         Measure("consistency_psnr", consistency_psnr, whole_head=True),
         Measure("consistency_ssim", consistency_ssim, whole_head=True),
-        Measure("consistency_lpips", consistency_lpips, whole_head=True),
+        Measure("consistency_lpips", consistency_lpips, whole_head=True, assets=LPIPS_ALEX),
     )
 }
 """The metrics that tables may have, in their order."""

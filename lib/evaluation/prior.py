@@ -82,20 +82,26 @@ def _means(rows: dict, chosen: np.ndarray) -> dict[str, float]:
     }
 
 
-def separation(similarity: np.ndarray) -> dict[str, float]:
+YAW_GAP = 0.15
+"""Radians by which two portraits may differ in yaw to be compared as strangers: same and strangers are seen alike."""
+
+
+def separation(similarity: np.ndarray, person: np.ndarray, yaw: np.ndarray) -> dict[str, float]:
     """How far apart same and strangers are, from the similarities [n, n] of n pictures to n others of the same people.
 
-    ``auc``: how often a person is more similar to themselves than a pair of strangers are to one another.
+    person, yaw [n]: strangers are two people seen from about the same side. ``auc``: how often a picture is more
+    similar to its own counterpart than a pair of strangers are to one another.
     """
     same = np.diag(similarity)
-    strangers = similarity[~np.eye(len(similarity), dtype=bool)]
-    above = (same[:, None] > strangers).mean() + 0.5 * (same[:, None] == strangers).mean()
+    apart = (person[:, None] != person) & (np.abs(yaw[:, None] - yaw) < YAW_GAP)
+    strangers = np.sort(similarity[apart])
+    below, up_to = (np.searchsorted(strangers, same, side) for side in ("left", "right"))
     return {
         "same": float(same.mean()),
         "strangers": float(strangers.mean()),
         "strangers_deviation": float(strangers.std()),
-        "auc": float(above),
-        "people": len(similarity),
+        "auc": float((below + up_to).mean() / (2 * len(strangers))),
+        "portraits": len(similarity),
     }
 
 
@@ -131,7 +137,7 @@ def mirrored_identities(generator: EG3D, w_plus: Tensor, portraits: datasets.Por
     rendered = torch.cat([generator.synthesize(w, camera[[i]]).image for i, w in enumerate(w_plus.split(1))])
     flipped = to_images(portraits.images).flip(-1)
     heads, photos = (metrics.embed(network, images, camera) for images in (rendered, flipped))
-    return separation((heads @ photos.T).numpy())
+    return separation((heads @ photos.T).numpy(), portraits.person, portraits.yaw)
 
 
 def inversions(
@@ -214,6 +220,7 @@ def evaluate_prior(generator: EG3D, inverted: int = 64, tuned: int = 16, fid_por
     people, singles = held_out[turned], held_out[~turned]
     nearly_frontal = np.flatnonzero(np.abs(people.yaw) < 0.35)
     chosen = people[np.random.default_rng(0).choice(nearly_frontal, inverted, replace=False)]
+    some = np.random.default_rng(1).choice(len(people), min(150, len(people)), replace=False)
     own = held_out_renders(generator, people)
     with torch.inference_mode():
         w_plus = generator.map(torch.from_numpy(people.z), Camera.from_label(torch.from_numpy(people.labels)))
@@ -223,7 +230,7 @@ def evaluate_prior(generator: EG3D, inverted: int = 64, tuned: int = 16, fid_por
         "held_out_frontal_conditioning": by_yaw(held_out_renders(generator, people, "frontal")),
         "conditioning_effect": conditioning_effect(generator),
         "thickness": thickness(
-            generator, w_plus[::5], Camera.from_label(torch.from_numpy(people.labels[::5]))
+            generator, w_plus[some], Camera.from_label(torch.from_numpy(people.labels[some]))
         ),
         "mirrored_identity_from_code": mirrored_identities(generator, w_plus, people),
         "inversion": inversions(generator, chosen, wplus_steps=1000, pti_steps=250, tuned=tuned),

@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from lib.datasets import Scene
 from lib.evaluation.inversion_cache import (
+    ENVIRONMENT_FAILURES,
     InversionFailed,
+    asset_digests,
     cached_inversion,
     inversion_key,
     tensor_digest,
@@ -30,12 +32,14 @@ from lib.evaluation.methods import Method
 from lib.generators import EG3D
 from lib.metrics.statistics import FEWEST, mean_interval
 from lib.paths import replacing
+from lib.runs.verdicts import VIDEO_VIEWS
 from lib.versions import code_version
 
 COLUMNS = {
     "method": "str",
     "scene": "str",
     "scene_kind": "str",
+    "split": "str",
     "view": "str",
     "yaw": "float64",
     "is_input": "bool",
@@ -45,11 +49,8 @@ COLUMNS = {
     "peak_memory_mb": "float64",
     "failure": "str",
 }
-"""A table has a row for each method, scene, view and metric. yaw: radians. seconds, peak_memory_mb: of the
-inversion. failure: why the value is NaN, empty where it is a number."""
-
-VIDEO_VIEWS = "ellipse"
-"""How the names of views begin that are there to be looked at."""
+"""A table has a row for each method, scene, view and metric. split: test or development; empty for real data.
+yaw: radians. seconds, peak_memory_mb: of the inversion. failure: why the value is NaN, empty where it is a number."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ class Trial:
     retry: bool
 
     def key(self) -> str:
-        """SHA-256 of the inversion's key, the true views, and the code of the measures."""
+        """SHA-256 of all that the rows depend on: the inversion, the true views, and how these are measured."""
         target = self.scene.input
         parts = {
             "inversion": inversion_key(self.method, self.generator, target.image, target.camera, self.seed),
             "method": self.method.name,
             "scene": scene_digest(self.scene, self.views),
-            "measures": {name: code_version(MEASURES[name].of) for name in self.measures},
+            "measures": {name: measure_digest(MEASURES[name]) for name in self.measures},
+            "columns": COLUMNS,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -97,7 +99,8 @@ def evaluate(
     themselves are kept in the project's cache. metrics: names in `MEASURES`. views: names of views (None: all
     but the path for video). base: the generator's name, if it has one. jobs: processes. retry: do again what
     failed before. A method that fails on a scene gives rows without value, with the reason, and so does a
-    metric; neither stops the others. The same arguments give the same values.
+    metric; neither stops the others. What the machine lacks (memory, a package, a file) is raised. The same
+    arguments give the same values.
     """
     _require_distinct("methods", [method.name for method in methods])
     _require_distinct("scenes", [scene.name for scene in scenes])
@@ -123,17 +126,23 @@ def evaluate(
 
 def rows_of(trial: Trial) -> pd.DataFrame:
     """The rows of one method on one scene, out of the folder if they are there."""
+    if not trial.measures:
+        return _measured(trial)  # no rows: all that there is to do is the inversion, which has a cache of its own
     path = trial.folder / f"{trial.key()}.parquet"
     if path.is_file():
         known = read_table(path)
         if not (trial.retry and (known["failure"] != "").any()):
             return known
-    rows = pd.DataFrame(_measured(trial), columns=list(COLUMNS)).astype(COLUMNS)
+    rows = _measured(trial)
     write_table(rows, path)
     return rows
 
 
-def _measured(trial: Trial) -> Iterator[tuple]:
+def _measured(trial: Trial) -> pd.DataFrame:
+    return pd.DataFrame(_rows(trial), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _rows(trial: Trial) -> Iterator[tuple]:
     """The rows of one trial, in the order of `COLUMNS`."""
     scene, target = trial.scene, trial.scene.input
     head, failure, seconds, memory = None, "", np.nan, np.nan
@@ -151,7 +160,7 @@ def _measured(trial: Trial) -> Iterator[tuple]:
         seconds, memory = cost["seconds"], cost["peak_memory_mb"]
     except InversionFailed as error:
         failure = str(error)
-    names = (trial.method.name, scene.name, scene.extras.get("kind", ""))
+    names = (trial.method.name, scene.name, *(scene.extras.get(about, "") for about in ("kind", "split")))
     for name in trial.views:
         view = scene.views[name]
         place = (name, view.camera.yaw.item(), name == scene.input_name)
@@ -163,11 +172,15 @@ def _measured(trial: Trial) -> Iterator[tuple]:
 
 
 def _value(measure: Measure, seen: Comparison) -> tuple[float, str]:
-    """A measure's value in a view, and why there is none."""
+    """A measure's value in a view, and why there is none; infinity, which has no mean, is none."""
     try:
         value = float(measure.of(seen))
+    except ENVIRONMENT_FAILURES:
+        raise
     except Exception as error:  # one metric in one view; the others have their values all the same
         return np.nan, f"{type(error).__name__}: {error}"
+    if np.isinf(value):
+        return np.nan, f"{measure.name} is infinite here"
     return value, f"{measure.name} has no value here" if np.isnan(value) else ""
 
 
@@ -246,9 +259,20 @@ def _interval(values: np.ndarray, level: float, seed: int) -> tuple[float, float
 
 
 # ----------------------------------------------------------------------- parts
+def measure_digest(measure: Measure) -> str:
+    """SHA-256 of a measure: code, where it applies and how it is applied, and the networks that it asks."""
+    parts = {
+        "code": code_version(measure.of, Measure, _value),
+        "applies": [measure.needs, measure.truth, measure.whole_head],
+        "assets": asset_digests(measure.assets),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 def scene_digest(scene: Scene, views: Collection[str]) -> str:
     """SHA-256 of a scene: names, all that is known of these views, and the other truth."""
-    parts: dict[str, object] = {"name": scene.name, "kind": scene.extras.get("kind", "")}
+    parts: dict[str, object] = {"name": scene.name}
+    parts |= {about: scene.extras.get(about, "") for about in ("kind", "split")}
     parts["input"] = scene.input_name
     for name in views:
         view = scene.views[name]

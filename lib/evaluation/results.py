@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lib import runs
+from lib.datasets.scenes import Scene
+from lib.datasets.turned import drift
 from lib.evaluation.plans import EvaluationPlan
 from lib.evaluation.protocol import read_table, summarise, write_table
 
 
-def record_evaluation(table: pd.DataFrame, plan: EvaluationPlan, scale: str) -> Path:
-    """Keep the table of a plan and record its means, with the circumstances; the path of the record."""
-    run_id = f"evaluation-{scale}"
+def record_evaluation(
+    table: pd.DataFrame, plan: EvaluationPlan, scale: str, scenes: Iterable[Scene] = ()
+) -> Path:
+    """Keep the table of a plan and record its means, with the circumstances; the path of the record.
+
+    scenes: those of the table; of `turned` ones the record says how far their true views disagree. A table in
+    which a method has no value at all is refused: that is a mistake to be mended, not a result.
+    """
+    _require_values(table, plan)
+    extra = {"scale": scale, "plan": plan.described(), "turned_drift": mean_drift(scenes)}
     write_table(table, _table_path(scale))
-    return runs.record(run_id, nested_means(table), extra={"scale": scale, "plan": plan.described()})
+    return runs.record(f"evaluation-{scale}", nested_means(table), extra=extra)
+
+
+def _require_values(table: pd.DataFrame, plan: EvaluationPlan) -> None:
+    """An error where a method of the plan failed everywhere."""
+    for method in plan.methods:
+        rows = table[table["method"] == method]
+        if rows["value"].isna().all():
+            reason = rows["failure"].iloc[0] if len(rows) else "it has no rows"
+            raise ValueError(f"nothing is recorded, as method {method} failed everywhere: {reason}")
 
 
 def recorded_table(scale: str = "full") -> pd.DataFrame:
@@ -26,6 +45,27 @@ def recorded_table(scale: str = "full") -> pd.DataFrame:
 
 def _table_path(scale: str) -> Path:
     return runs.result_path(f"evaluation-{scale}").with_suffix(".parquet")
+
+
+def mean_drift(scenes: Iterable[Scene]) -> dict[str, dict[str, float | None]]:
+    """By view, means over `turned` scenes of how far it is from showing what the input shows (`drift`).
+
+    A floor of every number of these scenes: their views are pictures of a 2D model, and no one head matches all.
+    None stands where there is no number.
+    """
+    found = [
+        {"view": view} | values
+        for scene in scenes
+        if scene.extras.get("kind") == "turned"
+        for view, values in drift(scene).items()
+    ]
+    if not found:
+        return {}
+    means = pd.DataFrame(found).groupby("view").mean().round(6)
+    return {
+        view: {name: None if pd.isna(value) else value for name, value in row.items()}
+        for view, row in means.to_dict("index").items()
+    }
 
 
 def nested_means(table: pd.DataFrame) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "Claim",
     "ClaimError",
     "Ledger",
+    "REAL_KINDS",
     "PaperPair",
     "Test",
     "paper_number",
@@ -36,6 +37,9 @@ PAPER_TABLES = RUNS / "paper_tables"
 
 KINDS = ("samples", "painted", "turned", "heads")
 """Of scenes, the easiest first."""
+
+REAL_KINDS = ("celeba_hq", "ffhq", "mead", "afhq_cats", "now", "folder")
+"""Of scenes too, where a user has the files (`lib.datasets.real_scenes`). They are of no split: all are for testing."""
 
 VIEWS = {
     "input": "input view",
@@ -75,7 +79,7 @@ class Test:
     """`left` is expected lower or higher than `factor` times `right` in the mean of `metric`, or alike.
 
     right: None compares `left` with zero, which only a loss or a trend can do. views: the input; novel, all
-    others that are named by their yaw; all, both of these; loss, novel minus input. input_yaw: only images
+    others but the path for video; all, both of these; loss, novel minus input. input_yaw: only images
     whose input has its |yaw| in this range, radians. trend: not the mean, but its slope over the |yaw| of the
     input, per radian. margin: of `alike`, `not_lower`, `not_higher`, a share of the baseline's mean. paper: a pair
     for each setting of the paper that the test pools; of a loss or a trend two, the second to be subtracted.
@@ -215,7 +219,8 @@ def _test(given: Any, common: Mapping[str, Any], ledger: Ledger, where: str) -> 
     )
     _require(test.expect in STRICT + WITHIN, where, f"expect is {_any(STRICT + WITHIN)}, not {test.expect!r}")
     _require(test.views in VIEWS, where, f"views is {_any(VIEWS)}, not {test.views!r}")
-    _require(_are(test.scenes, KINDS), where, f"scenes are a list of {_any(KINDS)}, not {test.scenes!r}")
+    known = KINDS + REAL_KINDS
+    _require(_are(test.scenes, known), where, f"scenes are a list of {_any(known)}, not {test.scenes!r}")
     _require(
         (test.margin > 0) == (test.expect in WITHIN), where, f"{_any(WITHIN)} need a margin, others have none"
     )

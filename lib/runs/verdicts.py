@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from lib.metrics.statistics import FEW, FEWEST, Interval, mean_interval
-from lib.runs.claims import KINDS, Claim, Ledger, Test
+from lib.runs.claims import KINDS, REAL_KINDS, Claim, Ledger, Test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ __all__ = [
     "MAX_LOST",
     "MIN_IMAGES",
     "STATUSES",
+    "VIDEO_VIEWS",
     "Finding",
     "Verdict",
     "as_record",
@@ -57,7 +58,10 @@ STATUSES = ("reproduced", "not reproduced", "inconclusive", "method not there ye
 COSTS = ("seconds", "peak_memory_mb")
 """Columns of a table that hold one number for an inversion; metrics have one for each view."""
 
-COLUMNS = ("method", "scene", "scene_kind", "view", "yaw", "is_input", "metric", "value")
+VIDEO_VIEWS = "ellipse"
+"""How the names of views begin that are there to be looked at, and decide nothing."""
+
+COLUMNS = ("method", "scene", "scene_kind", "split", "view", "yaw", "is_input", "metric", "value")
 
 
 @dataclass(frozen=True)
@@ -236,9 +240,9 @@ def paired_values(test: Test, rows: pd.DataFrame) -> Paired:
 
 
 def _by_view(metric: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Values of a metric: a row per scene and view, a column per method. Views of the closed path do not count."""
-    named = rows["is_input"] | rows["view"].str.startswith("yaw")
-    return rows[(rows["metric"] == metric) & named].pivot(
+    """Values of a metric: a row per scene and view, a column per method. The path for video does not count."""
+    counts = rows["is_input"] | ~rows["view"].str.startswith(VIDEO_VIEWS)
+    return rows[(rows["metric"] == metric) & counts].pivot(
         index=["scene", "view", "is_input"], columns="method", values="value"
     )
 
@@ -274,14 +278,18 @@ def slope_values(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table that can be judged: all columns, known kinds of scenes, no row twice, no split but the test split."""
+    """A table that can be judged: all columns, known kinds of scenes, no row twice, and none of other scenes than for testing.
+
+    Real data (`REAL_KINDS`) has no split: there it is empty.
+    """
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ValueError(f"a table of results has no column {', '.join(missing)}; it has: {', '.join(table)}")
-    unknown = sorted(set(table["scene_kind"]) - set(KINDS))
+    known = KINDS + REAL_KINDS
+    unknown = sorted(set(table["scene_kind"]) - set(known))
     if unknown:
-        raise ValueError(f"scenes of kind {', '.join(unknown)}; the ledger knows {', '.join(KINDS)}")
-    if "split" in table and (table["split"] != "test").any():
+        raise ValueError(f"scenes of kind {', '.join(unknown)}; the ledger knows {', '.join(known)}")
+    if (table["split"] != table["scene_kind"].map(lambda kind: "test" if kind in KINDS else "")).any():
         raise ValueError("verdicts come from test scenes only: leave out the rows of the other split")
     twice = table.duplicated(["method", "scene_kind", "scene", "view", "metric"])
     if twice.any():
