@@ -72,7 +72,9 @@ def _run(options: Options) -> None:
     whole = read_plan(options.scale)
     plan = _part(whole, options)
     generator = load_generator(plan.generator, options.device)
-    test_scenes = [scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)]
+    test_scenes = [
+        scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)
+    ]
     table = _evaluated(plan, test_scenes, generator, folder / "rows", options)
     path = write_table(table, options.out or folder / "table.parquet")
     print(report(table), f"table: {path}", sep="\n")

@@ -61,7 +61,7 @@ class Trial:
     scene: Scene
     generator: EG3D
     views: tuple[str, ...]
-    measures: tuple[str, ...]
+    measures: tuple[Measure, ...]
     folder: Path
     base: str | None
     seed: int
@@ -74,7 +74,8 @@ class Trial:
             "inversion": inversion_key(self.method, self.generator, target.image, target.camera, self.seed),
             "method": self.method.name,
             "scene": scene_digest(self.scene, self.views),
-            "measures": {name: measure_digest(MEASURES[name]) for name in self.measures},
+            "code": code_version(_rows),
+            "measures": {measure.name: measure_digest(measure) for measure in self.measures},
             "columns": COLUMNS,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -111,7 +112,7 @@ def evaluate(
             scene=scene,
             generator=generator,
             views=_views_of(scene, views),
-            measures=tuple(metrics),
+            measures=tuple(MEASURES[name] for name in metrics),
             folder=Path(folder),
             base=base,
             seed=seed,
@@ -126,8 +127,8 @@ def evaluate(
 
 def rows_of(trial: Trial) -> pd.DataFrame:
     """The rows of one method on one scene, out of the folder if they are there."""
-    if not trial.measures:
-        return _measured(trial)  # no rows: all that there is to do is the inversion, which has a cache of its own
+    if not trial.measures:  # no rows are left to do, but the inversion, which has a cache of its own
+        return _measured(trial)
     path = trial.folder / f"{trial.key()}.parquet"
     if path.is_file():
         known = read_table(path)
@@ -165,7 +166,7 @@ def _rows(trial: Trial) -> Iterator[tuple]:
         view = scene.views[name]
         place = (name, view.camera.yaw.item(), name == scene.input_name)
         seen = Comparison(head, scene, name)
-        for measure in (MEASURES[metric] for metric in trial.measures):
+        for measure in trial.measures:
             if measure.applies(scene, name):
                 value, reason = (np.nan, failure) if head is None else _value(measure, seen)
                 yield (*names, *place, measure.name, value, seconds, memory, reason)
@@ -260,9 +261,9 @@ def _interval(values: np.ndarray, level: float, seed: int) -> tuple[float, float
 
 # ----------------------------------------------------------------------- parts
 def measure_digest(measure: Measure) -> str:
-    """SHA-256 of a measure: code, where it applies and how it is applied, and the networks that it asks."""
+    """SHA-256 of a measure: its code, where it applies, and the networks that it asks."""
     parts = {
-        "code": code_version(measure.of, Measure, _value),
+        "code": code_version(measure.of),
         "applies": [measure.needs, measure.truth, measure.whole_head],
         "assets": asset_digests(measure.assets),
     }

@@ -22,10 +22,10 @@ from lib.paths import RUNS
 __all__ = [
     "CLAIMS",
     "KINDS",
+    "REAL_KINDS",
     "Claim",
     "ClaimError",
     "Ledger",
-    "REAL_KINDS",
     "PaperPair",
     "Test",
     "paper_number",

@@ -278,9 +278,9 @@ def slope_values(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table that can be judged: all columns, known kinds of scenes, no row twice, and none of other scenes than for testing.
+    """A table that can be judged: all columns, known kinds of scenes, no row twice, no split but the test split.
 
-    Real data (`REAL_KINDS`) has no split: there it is empty.
+    Real data (`REAL_KINDS`) has none: there it is empty.
     """
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -289,8 +289,13 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
     unknown = sorted(set(table["scene_kind"]) - set(known))
     if unknown:
         raise ValueError(f"scenes of kind {', '.join(unknown)}; the ledger knows {', '.join(known)}")
-    if (table["split"] != table["scene_kind"].map(lambda kind: "test" if kind in KINDS else "")).any():
-        raise ValueError("verdicts come from test scenes only: leave out the rows of the other split")
+    expected = np.where(table["scene_kind"].isin(KINDS), "test", "")
+    others = sorted(set(table.loc[table["split"] != expected, "split"]))
+    if others:
+        raise ValueError(
+            "verdicts come from test scenes only (real data has the split ''): leave out the rows of split "
+            + ", ".join(map(repr, others))
+        )
     twice = table.duplicated(["method", "scene_kind", "scene", "view", "metric"])
     if twice.any():
         row = table[twice].iloc[0]
