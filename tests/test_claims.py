@@ -11,12 +11,17 @@ import pytest
 import yaml
 from project_files import ROOT
 
+from lib.datasets.catalogue import KINDS as SYNTHETIC
+from lib.datasets.real import DATA_SETS
+from lib.datasets.scenes import ELLIPSE, scene_cameras
 from lib.evaluation import MEASURES, METHODS
 from lib.metrics.statistics import FEW, mean_interval
 from lib.runs import verdicts
 from lib.runs.claims import (
     CLAIMS,
+    KINDS,
     PAPER_TABLES,
+    REAL_KINDS,
     Claim,
     ClaimError,
     Ledger,
@@ -206,6 +211,7 @@ def results(
             "method": method,
             "scene": [f"{kind}-{i}" for i, _, _ in seen],
             "scene_kind": kind,
+            "split": "test" if kind in KINDS else "",
             "view": [f"yaw{view:+.1f}" for _, _, view in seen],
             "yaw": [view for _, _, view in seen],
             "is_input": [view == source for _, source, view in seen],
@@ -364,6 +370,23 @@ def test_views_of_the_closed_path_do_not_count():
         verdict(claim_of(a_test(views="novel")), table_of(A, B, film)).estimate
         == verdict(claim_of(a_test(views="novel")), table_of(A, B)).estimate
     )
+
+
+def test_novel_views_of_real_data_are_named_otherwise():
+    def as_mead(rows):
+        places = dict(zip((f"yaw{yaw:+.1f}" for yaw in YAWS), ("L60", "L30", "F", "R30", "R60"), strict=True))
+        return rows.assign(view=rows["view"].map(places))
+
+    claim = claim_of(a_test("lower", views="novel", scenes=("mead",)))
+    a, b = (results(name, flat(level), kind="mead") for name, level in (("a", 0.9), ("b", 1.0)))
+    renamed, named = (verdict(claim, checked(table)) for table in (table_of(as_mead(a), as_mead(b)), table_of(a, b)))
+    assert renamed.status == named.status == "reproduced"
+    assert renamed.estimate == pytest.approx(named.estimate)
+
+
+def test_the_path_for_video_is_known_by_its_name():
+    names = [name for name in scene_cameras(tiny_generator(), 0.3) if name.startswith(verdicts.VIDEO_VIEWS)]
+    assert len(names) == ELLIPSE
 
 
 def test_a_range_of_yaw_chooses_images_by_their_input():
@@ -569,7 +592,17 @@ def test_a_table_that_cannot_be_judged_is_refused(ledger):
         checked(A.assign(scene_kind="photos"))
     with pytest.raises(ValueError, match="test scenes only"):
         checked(A.assign(split="development"))
-    assert checked(A.assign(split="test")) is not None
+    real = results("a", flat(1.0), kind="mead")
+    with pytest.raises(ValueError, match="of split 'test'"):
+        checked(real.assign(split="test"))
+    with pytest.raises(ValueError, match="of split ''"):
+        checked(A.assign(split=""))
+    assert checked(table_of(A, real)) is not None
+
+
+def test_kinds_are_those_of_the_data_sets():
+    assert tuple(SYNTHETIC) == KINDS
+    assert tuple(DATA_SETS) == REAL_KINDS
 
 
 def test_rules_are_those_that_are_told():

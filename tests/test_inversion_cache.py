@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lib.cameras import orbit
-from lib.evaluation import InversionFailed, Method, cached_inversion, inversion_key
+from lib import assets
+from lib.evaluation import InversionFailed, Method, cached_inversion, inversion_cache, inversion_key
 from lib.generators import EG3D, load_generator
 from lib.generators.storage import save_generator
 from lib.inversion import Inversion
@@ -152,6 +153,17 @@ def test_whatever_an_inversion_depends_on_changes_its_key(generator, view):
     assert len(set(keys.values())) == len(keys)
 
 
+def test_other_networks_of_the_losses_change_the_key(generator, view, monkeypatch):
+    first = inversion_key(BASE, generator, view.image, view.camera, 0)
+    manifest = dict(assets.manifest())
+    (weights,) = manifest["vgg16"].files
+    manifest["vgg16"] = dataclasses.replace(
+        manifest["vgg16"], files=(dataclasses.replace(weights, sha256=64 * "0"),)
+    )
+    monkeypatch.setattr(inversion_cache, "_manifest", lambda: manifest)
+    assert inversion_key(BASE, generator, view.image, view.camera, 0) != first
+
+
 def test_names_and_objects_do_not_change_the_key(view):
     first = inversion_key(BASE, tiny_generator(), view.image, view.camera, 0)
     renamed = dataclasses.replace(BASE, name="other")
@@ -209,6 +221,30 @@ def test_interruption_is_no_failure(invert, log, tmp_path):
     stop.unlink()
     invert(method)
     assert calls(log) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no space left on device"),
+        ImportError("no module"),
+        MemoryError(),
+        torch.OutOfMemoryError("no memory on the device"),
+        assets.AssetError("offline"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_machine_lacks_is_no_failure_of_a_method(invert, monkeypatch, tmp_path, error):
+    def lacking(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inversion_cache, "_computed", lacking)
+        with pytest.raises(type(error)) as caught:
+            invert(Method("guess", tiny_scenes.guess))
+    assert caught.value is error
+    assert not list((tmp_path / "cache").glob("*.failure.json"))
+    invert(Method("guess", tiny_scenes.guess))
 
 
 # ---- other processes --------------------------------------------------------------------------------------

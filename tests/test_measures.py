@@ -1,12 +1,14 @@
 """Each column of a table is the metric that it is named after, of the head and the truth of its view."""
 
 import dataclasses
+import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from lib import metrics
+from lib import assets, metrics
 from lib.cameras import orbit
 from lib.evaluation import MEASURES, Comparison
 from lib.evaluation import measures as module
@@ -35,6 +37,14 @@ def inverted(generator, scene):
 @pytest.fixture(scope="module")
 def itself(generator, scene):
     return head(generator, scene.extras["seed"], scene.input.camera).still()
+
+
+NETWORKS = {
+    "lpips": partial(module._lpips.__wrapped__, "alex"),
+    "identity": module._network.__wrapped__,
+    "pose_error": module._detector.__wrapped__,
+}
+"""What makes the networks that measures ask, before tests put cheaper ones in their place."""
 
 
 def coarse_view(head, camera):
@@ -163,6 +173,68 @@ def test_consistency_is_of_the_views_that_predict_the_input(inverted, scene):
     assert not MEASURES["consistency_psnr"].applies(scene, "yaw+0.3")
     assert MEASURES["consistency_lpips"].of(seen) > 0
     assert MEASURES["consistency_ssim"].of(seen) < 1
+
+
+@pytest.fixture(scope="module")
+def half_known(scene):
+    """The scene, its input known on the left half only."""
+    known = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    known[..., :8] = True
+    mask = torch.zeros_like(known)
+    mask[..., 4:12, 4:12] = True
+
+    def with_made_up(colour: float):
+        image = scene.input.image.where(known, torch.tensor(colour))
+        view = dataclasses.replace(scene.input, image=image, known=known, mask=mask)
+        return dataclasses.replace(scene, views=dict(scene.views) | {scene.input_name: view})
+
+    return with_made_up
+
+
+def test_consistency_is_measured_where_the_picture_is_known(inverted, half_known):
+    dark, light = (half_known(colour) for colour in (-1.0, 1.0))
+    for name in ("consistency_psnr", "consistency_lpips"):
+        everywhere = dataclasses.replace(dark, views={dark.input_name: dataclasses.replace(dark.input, known=None)})
+        assert of(name, inverted, dark, dark.input_name) != of(name, inverted, everywhere, dark.input_name)
+    predicted = metrics.predict_view(
+        inverted, dark.input.camera, metrics.edge_cameras(inverted)
+    ).image[..., :8]
+    expected = metrics.psnr(predicted, dark.input.image[..., :8]).item()
+    for one in (dark, light):
+        assert of("consistency_psnr", inverted, one, one.input_name) == pytest.approx(expected, rel=1e-5)
+
+
+def test_depth_of_the_background_is_measured_where_the_picture_is_known(inverted, half_known):
+    seen = Comparison(inverted, half_known(0.0), "yaw+0.0")
+    beside = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    beside[..., 4:12, 4:12] = False
+    beside[..., 8:] = False
+    assert MEASURES["background_depth"].of(seen) == pytest.approx(seen.depth[beside].mean().item(), rel=1e-5)
+    assert seen.depth[~seen.view.mask].mean().item() != pytest.approx(seen.depth[beside].mean().item(), rel=1e-4)
+
+
+def test_equal_pictures_have_infinite_psnr(inverted, scene):
+    view = scene.views["yaw+0.3"]
+    shown = dataclasses.replace(view, image=inverted.render(view.camera).image.clamp(-1, 1))
+    equal = dataclasses.replace(scene, views=dict(scene.views) | {"yaw+0.3": shown})
+    assert of("psnr", inverted, equal, "yaw+0.3") == math.inf
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_measures_name_the_files_that_they_read(name, monkeypatch):
+    read, folder = set(), assets.folder
+
+    def noting(asset, **options):
+        read.add(asset)
+        return folder(asset, **options)
+
+    monkeypatch.setattr(assets, "folder", noting)
+    NETWORKS[name]()
+    assert read == set(MEASURES[name].assets)
+
+
+def test_assets_of_measures_are_in_the_manifest():
+    assert {asset for measure in MEASURES.values() for asset in measure.assets} <= assets.manifest().keys()
 
 
 def test_every_measure_is_under_its_name():

@@ -8,8 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import paths
-from lib.evaluation import COLUMNS, MEASURES, Measure, Method, evaluate, read_table, summarise, write_table
+from lib import assets, paths
+from lib.evaluation import (
+    COLUMNS,
+    MEASURES,
+    Measure,
+    Method,
+    evaluate,
+    inversion_cache,
+    protocol,
+    read_table,
+    summarise,
+    write_table,
+)
 from lib.generators import EG3D
 from tests import tiny_scenes
 from tests.tiny_generator import tiny_generator
@@ -63,9 +74,16 @@ def test_a_row_for_each_method_scene_view_and_metric(run):
     assert (table["is_input"] == (table["view"] == "yaw+0.0")).all()
     assert table.loc[table["view"] == "yaw+0.3", "yaw"].to_numpy() == pytest.approx(0.3, abs=1e-6)
     assert (table["scene_kind"] == "tiny").all()
+    assert (table["split"] == "").all()
     assert (table["seconds"] > 0).all()
     assert table["value"].notna().all()
     assert (table["failure"] == "").all()
+
+
+def test_the_split_of_a_scene_is_told(run, scenes):
+    development = dataclasses.replace(scenes[0], extras=dict(scenes[0].extras) | {"split": "development"})
+    run(guess(), scenes=scenes[:1])  # the same rows but for the split must not be taken for these
+    assert (run(guess(), scenes=[development])["split"] == "development").all()
 
 
 def value(table, **where):
@@ -159,6 +177,44 @@ def test_failures_are_done_again_only_on_demand(run, log, tmp_path):
     assert calls(log) == 4
 
 
+def test_failures_are_done_again_on_demand_where_nothing_is_measured(run, log, tmp_path):
+    needed = tmp_path / "needed"
+    method = Method("failing", tiny_scenes.failing, {"log": str(log), "needed": str(needed)})
+    for _ in range(2):
+        assert run(method, metrics=[]).empty
+    assert calls(log) == 2
+    needed.touch()
+    assert run(method, metrics=[], retry=True).empty
+    assert calls(log) == 4
+    assert run(method)["value"].notna().all()
+
+
+def infinite(seen):
+    return float("inf")
+
+
+def test_infinity_is_no_value_and_stops_no_summary(run, generator, monkeypatch):
+    monkeypatch.setitem(MEASURES, "infinite", Measure("infinite", infinite))
+    scenes = [tiny_scene(generator, seed) for seed in (1, 2, 3)]
+    table = run(guess(), scenes=scenes, metrics=["infinite", "mse"])
+    infinite_rows = table[table["metric"] == "infinite"]
+    assert infinite_rows["value"].isna().all()
+    assert set(infinite_rows["failure"]) == {"infinite is infinite here"}
+    missing = summarise(table, by=["metric"]).set_index("metric")["missing"].to_dict()
+    assert missing == {"infinite": 3, "mse": 0}
+
+
+def without_memory(seen):
+    raise MemoryError
+
+
+def test_what_the_machine_lacks_is_no_failure_of_a_metric(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(MEASURES, "mae", Measure("mae", without_memory))
+    with pytest.raises(MemoryError):
+        run(guess(), metrics=["mae"])
+    assert not list((tmp_path / "rows").glob("*.parquet"))
+
+
 def broken(seen):
     raise ZeroDivisionError("no such thing")
 
@@ -234,6 +290,31 @@ def test_other_truth_is_measured_anew_on_the_same_inversion(run, scenes, log):
     assert calls(log) == 1
 
 
+def other_files(manifest):
+    """A manifest in which the identity network has other weights."""
+    asset = manifest["identity"]
+    files = tuple(dataclasses.replace(member, sha256=64 * "0") for member in asset.files)
+    return dict(manifest) | {"identity": dataclasses.replace(asset, files=files)}
+
+
+def test_how_something_is_measured_is_part_of_what_its_rows_are_kept_under(monkeypatch):
+    measure = Measure("identity", no_face, assets=("identity",))
+    variants = [
+        {},
+        {"of": broken},
+        {"needs": ("depth",)},
+        {"truth": "painted/{view}"},
+        {"whole_head": True},
+        {"assets": ()},
+    ]
+    digests = {protocol.measure_digest(dataclasses.replace(measure, **change)) for change in variants}
+    assert len(digests) == len(variants)
+    assert protocol.measure_digest(dataclasses.replace(measure, name="other")) in digests
+    manifest = other_files(assets.manifest())
+    monkeypatch.setattr(inversion_cache, "_manifest", lambda: manifest)
+    assert protocol.measure_digest(measure) not in digests
+
+
 def test_other_metrics_use_the_same_inversions(run, log):
     run(guess(log=str(log)), metrics=["mse"])
     table = run(guess(log=str(log)), metrics=["mse", "mae"])
@@ -280,6 +361,7 @@ def made_up(values):
             "w",
             f"s{i}",
             "tiny",
+            "test",
             f"v{j}",
             0.3 * j,
             j == 0,

@@ -36,7 +36,7 @@ ENVIRONMENT_FAILURES = (
     ImportError,
     MemoryError,
     OSError,
-    torch.AcceleratorError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since torch 2.8
     torch.OutOfMemoryError,
 )
 """Errors of the machine, not of a method or a metric: they end a run, and are remembered of nobody."""
