@@ -8,10 +8,10 @@ assets -> inversions -> measurements -> table -> figures -> ledger
     snakemake --cores 2 prior                  portraits -> prior: sampled from the teacher, then trained on
     snakemake -n                               what would be done, and why
 
-The embedded generator is the one that is shipped, and no step replaces it. `prior` goes on from it and leaves its weights
-in the cache, training/portraits64/generator.safetensors, after days on a CPU or hours on a GPU. Whether they are better is
-for a person to say, who copies them to lib/weights and has `python -m lib.model_cards` measure them; then all the rest is
-run again.
+The embedded generator is the one that is shipped, and no step replaces it. `prior` goes on from it and leaves its
+weights in the cache, training/portraits64/generator.safetensors, after days on a CPU or hours on a GPU. Whether they
+are better is for a person to say, who copies them to lib/weights and has `python -m lib.model_cards` measure them; then
+all the rest is run again.
 
 A step runs again when its files are newer, or its parameters have changed. One of them, `code`, is the version of all
 that its notebook or module says and of the definitions of lib/ that it depends on: a docstring, or a function beside

@@ -43,6 +43,7 @@ from lib.runs.verdicts import (
     slope_values,
     verdict,
 )
+from tests.tiny_generator import tiny_generator
 
 REFERENCE = ROOT.parent / "shared" / "reference" / "tables"
 
@@ -379,7 +380,9 @@ def test_novel_views_of_real_data_are_named_otherwise():
 
     claim = claim_of(a_test("lower", views="novel", scenes=("mead",)))
     a, b = (results(name, flat(level), kind="mead") for name, level in (("a", 0.9), ("b", 1.0)))
-    renamed, named = (verdict(claim, checked(table)) for table in (table_of(as_mead(a), as_mead(b)), table_of(a, b)))
+    renamed, named = (
+        verdict(claim, checked(table)) for table in (table_of(as_mead(a), as_mead(b)), table_of(a, b))
+    )
     assert renamed.status == named.status == "reproduced"
     assert renamed.estimate == pytest.approx(named.estimate)
 

@@ -1,5 +1,6 @@
 """`python -m lib.evaluation`: what a plan says is computed, and the whole of it is recorded."""
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from lib import paths
+from lib.cameras import orbit
+from lib.datasets import Scene, View
 from lib.evaluation import (
     METHODS,
     Method,
@@ -16,9 +19,10 @@ from lib.evaluation import (
     read_plan,
     read_table,
     recorded_table,
+    results,
 )
 from lib.evaluation import __main__ as command
-from lib.evaluation.results import nested_means
+from lib.evaluation.results import mean_drift, nested_means
 from lib.runs import SCALES, records
 from tests import tiny_scenes
 from tests.tiny_generator import tiny_generator
@@ -156,20 +160,91 @@ def test_inversions_alone(repository, monkeypatch, tmp_path):
     assert recorded_table("quick")["value"].notna().all()
 
 
-def test_failures_are_reported_and_recorded(repository, monkeypatch, capsys):
-    monkeypatch.setitem(METHODS, "second", Method("second", tiny_scenes.without_end))
-    plan = read_plan("quick", repository / "evaluation.yaml")
-    monkeypatch.setattr(command, "read_plan", lambda scale: plan)
+def failing_once(generator, target, camera, *, seed, progress, initial):
+    """Fails on the picture of the first scene."""
+    if torch.equal(target, tiny_scene(generator, 0).input.image):
+        raise RuntimeError("no head in this picture")
+    return initial
+
+
+@pytest.fixture
+def second(repository, monkeypatch):
+    """Sets the function of the plan's second method."""
+
+    def put(invert):
+        monkeypatch.setitem(METHODS, "second", Method("second", invert))
+        plan = read_plan("quick", repository / "evaluation.yaml")
+        monkeypatch.setattr(command, "read_plan", lambda scale: plan)
+
+    return put
+
+
+def test_failures_are_reported_and_recorded(repository, second, capsys):
+    second(failing_once)
     assert command.main([]) == 0
-    assert "second on tiny-0: " in capsys.readouterr().out
+    assert "second on tiny-0: RuntimeError: no head in this picture" in capsys.readouterr().out
     record = json.loads((repository / "results" / "evaluation-quick.json").read_text())
-    assert record["metrics"]["tiny"]["second"]["input"]["mse"] == {
-        "mean": None,
-        "low": None,
-        "high": None,
-        "n": 0,
-        "missing": 3,
-    }
+    found = record["metrics"]["tiny"]["second"]["input"]["mse"]
+    assert (found["n"], found["missing"]) == (2, 1)
+    assert found["mean"] > 0
+    assert found["low"] is None
+
+
+def test_a_method_that_fails_everywhere_is_not_recorded(repository, second, capsys):
+    second(tiny_scenes.without_end)
+    assert command.main([]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: nothing is recorded, as method second failed everywhere: FloatingPointError"
+    )
+    assert not (repository / "results").exists()
+
+
+def test_a_package_that_is_missing_is_named(repository, monkeypatch, capsys):
+    def scenes(*_):
+        raise ModuleNotFoundError("heads take mitsuba: pip install it")
+
+    monkeypatch.setattr(command, "scenes", scenes)
+    assert command.main([]) == 1
+    assert capsys.readouterr().err == "error: heads take mitsuba: pip install it\n"
+
+
+def wall(yaw, colour):
+    """The plane z = 0, of one grey."""
+    camera = orbit(yaw, 0.0)
+    origins, directions = camera.rays(16)
+    depth = (-origins[..., 2] / directions[..., 2]).reshape(1, 1, 16, 16)
+    everywhere = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    return View(torch.full((1, 3, 16, 16), colour), camera, depth, mask=everywhere)
+
+
+def walls(colour, kind="turned"):
+    """A wall that is black from the front and of another grey from the side."""
+    views = {"yaw+0.0": wall(0.0, 0.0), "yaw+0.3": wall(0.3, colour)}
+    return Scene(f"wall {colour}", "yaw+0.0", views, extras={"kind": kind})
+
+
+def test_drift_is_the_mean_over_turned_scenes():
+    found = mean_drift([walls(0.1), walls(0.3), walls(0.9, kind="heads")])
+    assert found.keys() == {"yaw+0.3"}
+    assert found["yaw+0.3"]["mse"] == pytest.approx((0.1**2 + 0.3**2) / 2, abs=1e-5)
+    assert found["yaw+0.3"]["turn"] == pytest.approx(0.3, abs=1e-5)
+    assert mean_drift([walls(0.9, kind="heads")]) == {}
+    apart = dataclasses.replace(
+        walls(0.1), views={"yaw+0.0": wall(0.0, 0.0), "yaw+0.3": unseen(wall(0.3, 0.0))}
+    )
+    assert mean_drift([apart])["yaw+0.3"]["mse"] is None
+
+
+def unseen(view):
+    return dataclasses.replace(view, mask=~view.mask)
+
+
+def test_drift_of_the_scenes_is_recorded(repository, monkeypatch):
+    monkeypatch.setattr(results, "mean_drift", lambda scenes: {"scenes": [scene.name for scene in scenes]})
+    assert command.main([]) == 0
+    record = json.loads((repository / "results" / "evaluation-quick.json").read_text())
+    assert record["extra"]["turned_drift"] == {"scenes": ["tiny-0", "tiny-1", "tiny-100"]}
 
 
 @pytest.mark.parametrize("arguments", [["--methods", "third"], ["--metrics", "msse"], ["--jobs", "0"]])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.cameras import orbit
 from lib import assets
+from lib.cameras import orbit
 from lib.evaluation import InversionFailed, Method, cached_inversion, inversion_cache, inversion_key
 from lib.generators import EG3D, load_generator
 from lib.generators.storage import save_generator

@@ -194,11 +194,13 @@ def half_known(scene):
 def test_consistency_is_measured_where_the_picture_is_known(inverted, half_known):
     dark, light = (half_known(colour) for colour in (-1.0, 1.0))
     for name in ("consistency_psnr", "consistency_lpips"):
-        everywhere = dataclasses.replace(dark, views={dark.input_name: dataclasses.replace(dark.input, known=None)})
+        everywhere = dataclasses.replace(
+            dark, views={dark.input_name: dataclasses.replace(dark.input, known=None)}
+        )
         assert of(name, inverted, dark, dark.input_name) != of(name, inverted, everywhere, dark.input_name)
-    predicted = metrics.predict_view(
-        inverted, dark.input.camera, metrics.edge_cameras(inverted)
-    ).image[..., :8]
+    predicted = metrics.predict_view(inverted, dark.input.camera, metrics.edge_cameras(inverted)).image[
+        ..., :8
+    ]
     expected = metrics.psnr(predicted, dark.input.image[..., :8]).item()
     for one in (dark, light):
         assert of("consistency_psnr", inverted, one, one.input_name) == pytest.approx(expected, rel=1e-5)
@@ -210,7 +212,9 @@ def test_depth_of_the_background_is_measured_where_the_picture_is_known(inverted
     beside[..., 4:12, 4:12] = False
     beside[..., 8:] = False
     assert MEASURES["background_depth"].of(seen) == pytest.approx(seen.depth[beside].mean().item(), rel=1e-5)
-    assert seen.depth[~seen.view.mask].mean().item() != pytest.approx(seen.depth[beside].mean().item(), rel=1e-4)
+    assert seen.depth[~seen.view.mask].mean().item() != pytest.approx(
+        seen.depth[beside].mean().item(), rel=1e-4
+    )
 
 
 def test_equal_pictures_have_infinite_psnr(inverted, scene):

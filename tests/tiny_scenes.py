@@ -61,7 +61,7 @@ def failing(generator, target, camera, *, seed, progress, log="", needed=""):
     return head(generator, 0, camera)
 
 
-def without_end(generator, target, camera, *, seed, progress):
+def without_end(generator, target, camera, *, seed, progress, initial=None):
     """A code that is no number."""
     return Inversion(torch.full((1, generator.n_layers, generator.w_dim), torch.nan), generator, camera)
 
