@@ -45,10 +45,8 @@ def scenes(
     cameras from it. split: methods are tuned on development scenes, tables are made of test scenes; the two share
     none. settings: those of the kind's `make`; unless one says otherwise, inputs go round INPUT_YAWS.
     """
-    if name not in KINDS:
-        raise ValueError(f"there are no scenes of kind {name!r}; there are {', '.join(KINDS)}")
-    generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
     settings = _complete(name, settings)
+    generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
     identity = _generator_identity(KINDS[name], generator, settings)
     made = []
     for index in tqdm(range(n), desc=f"{name} scenes", delay=2):
@@ -80,6 +78,8 @@ def _complete(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Settings and defaults of a kind's `make`. One that takes more than it names is built upon samples."""
+    if name not in KINDS:
+        raise ValueError(f"there are no scenes of kind {name!r}; there are {', '.join(KINDS)}")
     parameters = inspect.signature(KINDS[name].make).parameters.values()
     own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     return settings_of("samples") | own if any(p.kind is p.VAR_KEYWORD for p in parameters) else own
