@@ -66,7 +66,8 @@ pictures are reflections, and so are the lowest rows of these.
 def model_card(name: str, numbers: dict) -> str:
     """The card of an embedded generator, from its measured numbers alone."""
     bands = [
-        f"| {label.replace('|yaw|', 'yaw to either side')}, {conditioning} conditioning | {row['portraits']} | {row['mse']:.3f} | {row['lpips']:.3f} "
+        f"| {label.replace('|yaw|', 'yaw to either side')}, {conditioning} conditioning "
+        f"| {row['portraits']} | {row['mse']:.3f} | {row['lpips']:.3f} "
         f"| {row['depth_correlation']:.3f} |"
         for conditioning, key in (
             ("own", "held_out_own_conditioning"),
