@@ -19,7 +19,7 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from lib.datasets.catalogue import scenes, settings_of
+from lib.datasets.catalogue import KINDS, scenes, settings_of
 from lib.datasets.scenes import Scene
 from lib.evaluation.inversion_cache import ENVIRONMENT_FAILURES
 from lib.evaluation.plans import EvaluationPlan, read_plan
@@ -112,7 +112,7 @@ def _evaluated(
 
 def _still(kind: str, n: int, seed: int, generator: EG3D) -> list[Scene]:
     """Scenes without the path for video, which no table measures."""
-    known = settings_of(kind)
+    known = settings_of(kind) if kind in KINDS else {}  # `scenes` says which kinds there are
     settings = {"with_ellipse": False} if "with_ellipse" in known else {}
     return scenes(kind, n, seed, generator, **settings)
 
