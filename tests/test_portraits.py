@@ -209,7 +209,7 @@ def test_new_people_are_whitened_with_the_numbers_of_the_fit(gaussian_people):
 
 def test_area_reduction_against_loops():
     images = np.random.default_rng(4).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
-    reduced = portraits._area_reduce(images, 2)
+    reduced = portraits.area_reduce(images, 2)
     assert reduced.dtype == np.uint8
     for n, row, column, channel in np.ndindex(2, 2, 2, 3):
         block = [int(images[n, 3 * row + a, 3 * column + b, channel]) for a in range(3) for b in range(3)]
@@ -218,7 +218,7 @@ def test_area_reduction_against_loops():
 
 def test_area_reduction_refuses_a_resolution_that_does_not_divide():
     with pytest.raises(ValueError, match="stored at 6 px; 4 px does not divide"):
-        portraits._area_reduce(np.zeros((1, 6, 6, 3), np.uint8), 4)
+        portraits.area_reduce(np.zeros((1, 6, 6, 3), np.uint8), 4)
 
 
 def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
@@ -231,7 +231,7 @@ def test_face_depth_is_stored_along_the_rays_of_the_camera(monkeypatch):
 
     monkeypatch.setattr(faces, "face_depth", plane)
     shard = {"landmarks": np.full((2, 478, 3), 3.0), "head_origin_z": np.array([0.5, 0.25])}
-    depths = portraits._ray_depths(shard, 8)
+    depths = portraits.ray_depths(shard, 8)
     assert depths.dtype == np.float32
     camera = orbit(torch.tensor([0.3, -0.5]), torch.tensor([0.1, 0.2]))
     origins, rays = camera.rays(8)

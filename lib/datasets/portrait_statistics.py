@@ -24,12 +24,12 @@ from lib.datasets.portraits import (
     LatentSpace,
     Plan,
     PoseDirections,
-    _area_reduce,
-    _ray_depths,
+    area_reduce,
     detect_portrait,
     inside_picture,
     latent_space,
     portraits_folder,
+    ray_depths,
 )
 from lib.datasets.scenes import Scene, View, yaw_name
 from lib.datasets.turned import Painter, drift
@@ -131,8 +131,8 @@ def _counts(columns: Mapping[str, np.ndarray], edges: np.ndarray) -> dict[str, l
 # -------------------------------------------------------------------- drift
 def person_scene(rows: Mapping[str, np.ndarray], resolution: int = 64) -> Scene:
     """The views of a person as a scene whose input is the frontal one; its masks hold the face alone."""
-    images = _area_reduce(rows["image"], resolution)
-    depths = torch.from_numpy(_ray_depths(rows, resolution))[:, None, None]
+    images = area_reduce(rows["image"], resolution)
+    depths = torch.from_numpy(ray_depths(rows, resolution))[:, None, None]
     known = torch.from_numpy(inside_picture(rows["square"], resolution))[:, None, None]
     views = {
         yaw_name(yaw): View(
@@ -192,7 +192,11 @@ def latent_statistics(plan: Plan, space: LatentSpace) -> dict:
     _, first = np.unique(codes["person"][train], return_index=True)
     people = codes["code"][train][first]
     z = space.z(people)
-    columns = {"style": zscore(people, axis=0), "undone": zscore(space._linear(people), axis=0), "z": z}
+    columns = {
+        "style": zscore(people, axis=0),
+        "undone": zscore(space.before_truncation(people), axis=0),
+        "z": z,
+    }
     edges = np.linspace(-4, 4, 41)
     return {
         "people": len(people),

@@ -270,19 +270,19 @@ class LatentSpace:
     ) -> LatentSpace:
         """From canonical styles [n, 512], n well above 512."""
         space = cls(mean_style, np.float64(truncation), np.zeros(1), np.zeros(1), np.zeros(1))
-        linear = space._linear(codes)
+        linear = space.before_truncation(codes)
         mean = linear.mean(0)
         _, singular, axes = np.linalg.svd(linear - mean, full_matrices=False)
         deviation = singular[:z_dim] / np.sqrt(len(codes) - 1)
         return cls(mean_style, np.float64(truncation), mean, axes[:z_dim].T, deviation)
 
-    def _linear(self, codes: np.ndarray) -> np.ndarray:
+    def before_truncation(self, codes: np.ndarray) -> np.ndarray:
         """Truncation and activation undone."""
         return before_activation(self.mean_style + (codes - self.mean_style) / self.truncation)
 
     def z(self, codes: np.ndarray) -> np.ndarray:
         """Latents [n, z_dim] of canonical styles [n, 512]."""
-        return ((self._linear(codes) - self.mean) @ self.basis) / self.deviation
+        return ((self.before_truncation(codes) - self.mean) @ self.basis) / self.deviation
 
     @classmethod
     def load(cls, path: Path) -> LatentSpace:
@@ -355,11 +355,11 @@ def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32)
             first_held_out = (
                 plan.singles - plan.held_out_singles if single else plan.people - plan.held_out_people
             )
-            rows["images"].append(_area_reduce(shard["image"], resolution))
+            rows["images"].append(area_reduce(shard["image"], resolution))
             rows["labels"].append(shard["label"])
             rows["yaw"].append(shard["pose"][:, 0])
             rows["target_yaw"].append(shard["target"][:, 0])
-            rows["face_depth"].append(_ray_depths(shard, depth_resolution))
+            rows["face_depth"].append(ray_depths(shard, depth_resolution))
             rows["inside"].append(inside_picture(shard["square"], resolution, below=True))
             rows["z"].append(latents.z(codes).astype(np.float32))
             rows["person"].append(person + plan.people * single)
@@ -367,7 +367,7 @@ def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32)
     return Portraits(**{name: np.concatenate(columns) for name, columns in rows.items()})
 
 
-def _area_reduce(images: np.ndarray, resolution: int) -> np.ndarray:
+def area_reduce(images: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 images [n, R, R, 3] averaged down to the resolution, which must divide R."""
     n, side = images.shape[:2]
     if resolution < 1 or side % resolution:
@@ -390,7 +390,7 @@ def inside_picture(squares: np.ndarray, resolution: int, below: bool = False) ->
     return inside.reshape(-1, resolution, resolution)
 
 
-def _ray_depths(shard, resolution: int) -> np.ndarray:
+def ray_depths(shard, resolution: int) -> np.ndarray:
     """Face depth [n, resolution, resolution] along the rays of the study's camera."""
     centres = ((np.arange(resolution) + 0.5) / resolution - 0.5) / FOCAL
     ray_length = np.sqrt(1 + centres[:, None] ** 2 + centres[None] ** 2)  # per unit of z

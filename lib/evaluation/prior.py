@@ -90,17 +90,17 @@ def separation(similarity: np.ndarray, person: np.ndarray, yaw: np.ndarray) -> d
     """How far apart same and strangers are, from the similarities [n, n] of n pictures to n others of the same people.
 
     person, yaw [n]: strangers are two people seen from about the same side. ``auc``: how often a picture is more
-    similar to its own counterpart than a pair of strangers are to one another.
+    similar to its own counterpart than a pair of strangers are to one another. NaN where there are no strangers.
     """
     same = np.diag(similarity)
     apart = (person[:, None] != person) & (np.abs(yaw[:, None] - yaw) < YAW_GAP)
-    strangers = np.sort(similarity[apart])
+    strangers = np.sort(similarity[apart]) if apart.any() else np.array([np.nan])
     below, up_to = (np.searchsorted(strangers, same, side) for side in ("left", "right"))
     return {
         "same": float(same.mean()),
         "strangers": float(strangers.mean()),
         "strangers_deviation": float(strangers.std()),
-        "auc": float((below + up_to).mean() / (2 * len(strangers))),
+        "auc": float((below + up_to).mean() / (2 * len(strangers))) if apart.any() else float("nan"),
         "portraits": len(similarity),
     }
 
