@@ -10,7 +10,8 @@ from lib.cameras import Camera, orbit
 from lib.generators import EG3D, load_generator, save_generator
 from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
 from lib.inversion.objective import lpips_for
-from lib.inversion.projection import learning_rate_ramp, noise_maps, shake_ramp, w_statistics
+from lib.inversion.optimisation import learning_rate_ramp, shake_ramp
+from lib.inversion.projection import noise_maps, w_statistics
 from lib.inversion.pti import locality_loss, locality_sample
 from lib.inversion.result import fingerprint
 from lib.losses import noise_regulariser
@@ -156,9 +157,9 @@ def test_takes_a_camera_as_25_numbers(generator, target, method):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (lambda t: t.repeat(2, 1, 1, 1), "one picture"),
+        (lambda t: t.repeat(2, 1, 1, 1), r"pictures of the shape \(1, 3, 16, 16\)"),
         (lambda t: t[..., :8, :8], r"portrait_from_photo"),
-        (lambda t: t[0], "one picture"),
+        (lambda t: t[0], "project_batch"),
         (lambda t: (t + 1) * 127.5, r"-1, 1.*found"),
         (lambda t: t.where(t > t.min(), t.new_tensor(math.nan)), "NaN"),
         (lambda t: ((t + 1) * 127).byte(), "float tensor.*uint8"),

@@ -3,8 +3,19 @@
 On the command line: `python -m lib.inversion photo.jpg --out out/`.
 """
 
-from lib.inversion.projection import State, invert_w, invert_wplus, project
+from lib.inversion.optimisation import Checkpoints, Diverged, State
+from lib.inversion.projection import invert_w, invert_wplus, project, project_batch
 from lib.inversion.pti import invert_pti
 from lib.inversion.result import Inversion
 
-__all__ = ["Inversion", "State", "invert_pti", "invert_w", "invert_wplus", "project"]
+__all__ = [
+    "Checkpoints",
+    "Diverged",
+    "Inversion",
+    "State",
+    "invert_pti",
+    "invert_w",
+    "invert_wplus",
+    "project",
+    "project_batch",
+]

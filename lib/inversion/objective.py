@@ -19,9 +19,9 @@ LARGEST_LPIPS_RESOLUTION = 256
 
 @dataclass(frozen=True)
 class ImageObjective:
-    """lam_l2 * L2 + lam_lpips * LPIPS to one fixed picture (Roich et al., 2022, section 3.2).
+    """lam_l2 * L2 + lam_lpips * LPIPS to fixed pictures [B, 3, R, R] (Roich et al., 2022, section 3.2).
 
-    `reference` is what the perceptual distance keeps of the target, computed once.
+    `reference` is what the perceptual distance keeps of the targets, computed once.
     """
 
     target: Tensor
@@ -31,11 +31,8 @@ class ImageObjective:
     lam_lpips: float
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """The unweighted terms of a picture [1, 3, R, R], each a number."""
-        return {
-            "l2": l2_loss(image, self.target).mean(),
-            "lpips": self.perceptual(image, self.reference).mean(),
-        }
+        """The unweighted terms of pictures [B, 3, R, R], [B] each."""
+        return {"l2": l2_loss(image, self.target), "lpips": self.perceptual(image, self.reference)}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         return self.lam_l2 * terms["l2"] + self.lam_lpips * terms["lpips"]
@@ -44,7 +41,7 @@ class ImageObjective:
 def image_objective(
     target: Tensor, perceptual: Perceptual, lam_l2: float, lam_lpips: float
 ) -> ImageObjective:
-    """The objective of a picture [1, 3, R, R] in [-1, 1]."""
+    """The objective of pictures [B, 3, R, R] in [-1, 1]."""
     return ImageObjective(target, perceptual.target(target), perceptual, lam_l2, lam_lpips)
 
 
@@ -59,16 +56,20 @@ def lpips_for(generator: EG3D, net: str = "alex", resolution: int | None = None)
 
 
 # ----------------------------------------------------------------------- checks of the input
-def checked_target(target: Tensor, generator: EG3D) -> Tensor:
-    """The picture to invert, on the generator's device; a ValueError says what is wrong with it."""
+def checked_target(target: Tensor, generator: EG3D, pictures: int | None = 1) -> Tensor:
+    """The picture to invert, on the generator's device; a ValueError says what is wrong with it.
+
+    pictures: how many there must be; None for any number.
+    """
     if not isinstance(target, Tensor) or not target.is_floating_point():
         found = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise ValueError(f"the target is a float tensor [1, 3, R, R] in [-1, 1]; got {found}")
-    expected = (1, 3, generator.resolution, generator.resolution)
+    count = len(target) if pictures is None and target.ndim == 4 and len(target) else pictures or 1
+    expected = (count, 3, generator.resolution, generator.resolution)
     if tuple(target.shape) != expected:
         raise ValueError(
-            f"this generator inverts one picture {expected} at a time; got {tuple(target.shape)}. "
-            "Crop and resize it with lib.faces.portrait_from_photo(path, generator)"
+            f"this generator inverts pictures of the shape {expected}; got {tuple(target.shape)}. Crop and resize "
+            "them with lib.faces.portrait_from_photo(path, generator); several at once take project_batch"
         )
     if not torch.isfinite(target).all():
         raise ValueError("the target holds NaN or infinity; expected values in [-1, 1]")
@@ -81,8 +82,10 @@ def checked_target(target: Tensor, generator: EG3D) -> Tensor:
     return target.detach().to(generator.w_mean.device, torch.float32)
 
 
-def checked_camera(camera: Camera | Tensor | Sequence[float] | None, generator: EG3D) -> Camera:
-    """The camera of the picture, on the generator's device; EG3D's 25 numbers are validated."""
+def checked_camera(
+    camera: Camera | Tensor | Sequence[float] | None, generator: EG3D, pictures: int = 1
+) -> Camera:
+    """The camera of each picture, on the generator's device; EG3D's 25 numbers are validated."""
     if camera is None:
         raise ValueError(
             "this method needs the camera of the picture: lib.faces.portrait_from_photo finds it, "
@@ -90,8 +93,8 @@ def checked_camera(camera: Camera | Tensor | Sequence[float] | None, generator: 
         )
     label = camera.label() if isinstance(camera, Camera) else torch.as_tensor(camera, dtype=torch.float32)
     label = validate(label, generator.config.camera_radius, generator.config.camera_focal)
-    if len(label) != 1:
-        raise ValueError(f"a picture has one camera; got {len(label)}")
+    if len(label) != pictures:
+        raise ValueError(f"a picture has one camera; got {len(label)} for {pictures}")
     return Camera.from_label(label.detach().float()).to(generator.w_mean.device)
 
 

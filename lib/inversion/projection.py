@@ -2,38 +2,37 @@
 
 The projector of StyleGAN2-ADA (Karras et al., 2020), from which the projectors of all five papers descend:
 start at the mean code, shake the code while the learning rate is high, optimise the noise maps along with it
-but keep them noise.
+but keep them noise. The papers call the results SG2 and SG2 W+.
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lib.cameras import Camera
 from lib.generators import EG3D
 from lib.generators.stylegan2 import SynthesisLayer
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
+from lib.inversion.optimisation import (
+    Callback,
+    Checkpoints,
+    Diverged,
+    Early,
+    Terms,
+    early_sampling,
+    plain_settings,
+    require_steps,
+    search,
+)
 from lib.inversion.result import Inversion
 from lib.losses import noise_regulariser, recentre_noise
 from lib.perceptual import Perceptual
 
-
-@dataclass(frozen=True)
-class State:
-    """What a callback sees of a step: the code, its picture and the terms of the loss, before the update."""
-
-    w_plus: Tensor
-    image: Tensor
-    losses: dict[str, float]
-
-
-Callback = Callable[[int, State], None]
+Objective = Callable[[EG3D, Tensor, int], Terms]
+"""What a projection minimises, of the working generator, w_plus [B, n_layers, w_dim] and the step."""
 
 
 def invert_w(
@@ -55,11 +54,32 @@ def project(
     target: Tensor,
     camera: Camera | Tensor | Sequence[float] | None = None,
     *,
+    initial: Tensor | Inversion | None = None,
+    **settings: Any,
+) -> Inversion:
+    """Optimise a latent code so that its picture from `camera` is `target` [1, 3, R, R].
+
+    `settings` are those of `project_batch`. initial: where to start instead of the mean code, a latent or an
+    `Inversion`. Raises `Diverged` where the loss becomes no number.
+    """
+    target = checked_target(target, generator)
+    initial = None if initial is None else latent_of(initial, generator)
+    (found,) = project_batch(generator, target, camera, initial=initial, **settings)
+    if isinstance(found, Diverged):
+        raise found
+    return found
+
+
+def project_batch(
+    generator: EG3D,
+    targets: Tensor,
+    cameras: Camera | Tensor | Sequence[float] | None = None,
+    *,
     space: Literal["w", "wplus"],
     masks: Any = None,
     landmarks: Any = None,
-    initial: Tensor | Inversion | None = None,
-    steps: int = 500,
+    initial: Tensor | None = None,
+    steps: int = 1500,
     learning_rate: float = 0.01,
     lam_l2: float = 1.0,
     lam_lpips: float = 1.0,
@@ -72,85 +92,98 @@ def project(
     lpips_net: Literal["alex", "vgg"] = "alex",
     lpips_resolution: int | None = None,
     ray_jitter: bool = False,
+    early: Early = "full",
+    early_until: float = 0.5,
+    objective: Objective | None = None,
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
     progress: bool = True,
     callback: Callback | None = None,
-) -> Inversion:
-    """Optimise a latent code so that its picture from `camera` is `target`.
+) -> list[Inversion | Diverged]:
+    """Optimise latent codes so that their pictures from `cameras` are `targets`, several at once.
 
-    target: [1, 3, R, R] in [-1, 1] at the generator's resolution. camera: that of the picture, also as EG3D's
-    25 numbers. masks, landmarks: not used by this method; all methods take them. initial: where to start
-    instead of the mean code. shake: size of the random steps of the code at the start, in units of its
-    spread. conditioning: the camera under which the mean code and its spread are measured. perceptual:
-    replaces LPIPS of `lpips_net` at `lpips_resolution` (None: twice the picture's, at most 256). ray_jitter:
-    draw the samples along rays anew at every step, as EG3D does, instead of keeping them fixed. noise:
+    targets: [B, 3, R, R] in [-1, 1] at the generator's resolution. cameras: theirs, also as EG3D's 25 numbers.
+    masks, landmarks: not used by this method; all methods take them. initial: w_plus [B, n_layers, w_dim] to start
+    from instead of the mean code. shake: size of the random steps of the code at the start, in units of its
+    spread. conditioning: the camera under which the mean code and its spread are measured ("target": that of the
+    first picture). perceptual: replaces LPIPS of `lpips_net` at `lpips_resolution` (None: twice the picture's, at
+    most 256). ray_jitter: draw the samples along rays anew at every step, as EG3D does, instead of keeping them
+    fixed. early: cheaper renderings for the first `early_until` of the steps: "half_rays" or "coarse" ones. noise:
     "own" leaves the generator's noise maps as they are; "discard" starts from random ones, optimises them along
     with the code and then forgets them, as the reference does; "keep" leaves them in the result's generator. A
-    generator that was trained with fixed noise, as the embedded ones are, needs its own. The same seed gives
-    the same result.
+    generator that was trained with fixed noise, as the embedded ones are, needs its own. objective: what is
+    minimised instead of L2 and LPIPS. checkpoints: see `Checkpoints`.
+
+    Each picture takes the same steps as by itself with this seed (but for ray_jitter, which draws for the batch).
+    Where one diverges, its place holds the error and the others are not touched.
     """
     if noise not in ("own", "discard", "keep"):
         raise ValueError(f"noise is own, discard or keep, not {noise!r}")
+    if noise != "own" and len(targets) > 1:
+        raise ValueError(f"noise maps are those of one generator: noise={noise!r} takes one picture at a time")
     require_steps(steps=steps)
-    target, camera = checked_target(target, generator), checked_camera(camera, generator)
+    about = plain_settings(locals())
+    targets = checked_target(targets, generator, pictures=None)
+    cameras = checked_camera(cameras, generator, pictures=len(targets))
     rng = torch.Generator().manual_seed(seed)
     mean, spread = w_statistics(
-        generator, camera if conditioning == "target" else None, statistics_samples, rng
+        generator, cameras[0] if conditioning == "target" else None, statistics_samples, rng
     )
-    perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
-    objective = image_objective(target, perceptual, lam_l2, lam_lpips)
+    rngs = [_twin(rng) for _ in targets]
+    if objective is None:
+        perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
+        pictures = image_objective(targets, perceptual, lam_l2, lam_lpips)
+
+        def objective(working: EG3D, w_plus: Tensor, step: int) -> Terms:
+            sampling = early_sampling(generator, early, early_until, step / steps)
+            image = working.synthesize(w_plus, cameras, rng=rngs[0] if ray_jitter else None, **sampling).image
+            losses = pictures.terms(image)
+            return Terms(image, losses, pictures.total(losses))
 
     working = copy.deepcopy(generator).eval().requires_grad_(False)
     noises = [] if noise == "own" else noise_maps(working)
     for noise_map in noises:
-        noise_map.copy_(torch.randn(noise_map.shape, generator=rng)).requires_grad_()
-    start = mean if initial is None else latent_of(initial, generator)
-    w = (start.mean(dim=1, keepdim=True) if space == "w" else start.expand(1, generator.n_layers, -1)).clone()
-    optimiser = torch.optim.Adam([w.requires_grad_(), *noises], lr=learning_rate)
+        noise_map.copy_(torch.randn(noise_map.shape, generator=rngs[0])).requires_grad_()
 
-    history: dict[str, list[float]] = {}
-    bar = tqdm(range(steps), desc=f"invert into {space.upper().replace('PLUS', '+')}", disable=not progress)
-    for step in bar:
-        t = step / steps
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * learning_rate_ramp(t)
-        random_step = torch.randn(w.shape, generator=rng).to(w.device) * spread * shake * shake_ramp(t)
-        w_plus = (w + random_step).expand(1, generator.n_layers, -1)
-        image = working.synthesize(w_plus, camera, rng=rng if ray_jitter else None).image
-        terms = objective.terms(image)
-        loss = objective.total(terms) + lam_noise * noise_regulariser(noises)
+    def terms(w_plus: Tensor, step: int) -> Terms:
+        found = objective(working, w_plus, step)
+        return found._replace(total=found.total + lam_noise * noise_regulariser(noises))
 
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            for noise_map in noises:
-                noise_map.copy_(recentre_noise(noise_map))
-
-        losses = record(history, {"loss": loss, **terms}, learning_rate=optimiser.param_groups[0]["lr"])
-        bar.set_postfix(lpips=f"{losses['lpips']:.3f}", l2=f"{losses['l2']:.4f}", refresh=False)
-        if callback is not None:
-            callback(step, State(w_plus.detach(), image.detach(), losses))
-
+    start = mean.expand(1, generator.n_layers, -1) if initial is None else initial.to(mean)
+    start = start.mean(dim=1, keepdim=True) if space == "w" else start
+    found = search(
+        start.expand(len(targets), -1, -1),
+        terms,
+        generator,
+        name=f"invert into {'W' if space == 'w' else 'W+'}",
+        steps=steps,
+        learning_rate=learning_rate,
+        shake=shake * spread.item(),
+        rngs=rngs,
+        noises=noises,
+        after_step=lambda: recentre_all(noises),
+        about=about | {"targets": targets, "cameras": cameras.label()},
+        checkpoints=checkpoints,
+        progress=progress,
+        callback=callback,
+    )
     for noise_map in noises:
         noise_map.requires_grad_(False).grad = None
-    return Inversion(
-        w_plus=w.detach().expand(1, generator.n_layers, -1).clone(),
-        generator=working if noise == "keep" else generator,
-        camera=camera,
-        history=history,
-        extras={"method": space, "steps": steps, "seed": seed},
-    )
+    w_plus = found.w.expand(-1, generator.n_layers, -1)
+    return [
+        failure
+        or Inversion(
+            w_plus=w_plus[place : place + 1].clone(),
+            generator=working if noise == "keep" else generator,
+            camera=cameras[place],
+            history=found.histories[place],
+            extras={"method": space, "steps": steps, "seed": seed},
+        )
+        for place, failure in enumerate(found.failures)
+    ]
 
 
 # ----------------------------------------------------------------------- the parts of the projector
-def require_steps(**counts: int) -> None:
-    """An error where a number of steps is none."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more; got {count}")
-
-
 @torch.no_grad()
 def w_statistics(
     generator: EG3D, camera: Camera | None, samples: int, rng: torch.Generator
@@ -166,28 +199,19 @@ def w_statistics(
     return mean[None, None], (w - mean).square().sum(dim=1).mean().sqrt()
 
 
-def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -> float:
-    """Factor on the learning rate at progress t in [0, 1]: linear up from 0, flat, a cosine down to 0."""
-    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / rampdown))
-    return down * min(1.0, t / rampup)
-
-
-def shake_ramp(t: float, until: float = 0.75) -> float:
-    """Factor on the random steps of the code: from 1 to 0 by a square, none from t = `until` on."""
-    return max(0.0, 1 - t / until) ** 2
-
-
 def noise_maps(generator: EG3D) -> list[Tensor]:
     """The noise maps [H, W] of the backbone's layers that use theirs."""
     layers = [layer for layer in generator.backbone.synthesis.modules() if isinstance(layer, SynthesisLayer)]
     return [layer.noise_const for layer in layers if layer.noise_strength.item() != 0]
 
 
-def record(history: dict[str, list[float]], tensors: dict[str, Tensor], **numbers: float) -> dict[str, float]:
-    """Append one step's values to their lists, and return them as numbers."""
-    values = {name: float(value.detach()) for name, value in tensors.items()} | numbers
-    if not math.isfinite(values["loss"]):
-        raise FloatingPointError(f"the loss is {values['loss']}: try a smaller learning_rate; {values}")
-    for name, value in values.items():
-        history.setdefault(name, []).append(value)
-    return values
+@torch.no_grad()
+def recentre_all(noises: Sequence[Tensor]) -> None:
+    """Make noise maps noise again after an update."""
+    for noise_map in noises:
+        noise_map.copy_(recentre_noise(noise_map))
+
+
+def _twin(rng: torch.Generator) -> torch.Generator:
+    """A generator of random numbers that goes on as this one does."""
+    return torch.Generator().set_state(rng.get_state())

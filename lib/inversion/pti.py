@@ -1,20 +1,35 @@
 """Pivotal tuning (Roich et al., 2022): find a code near the picture, then tune the generator around it."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
-from lib.inversion.projection import Callback, State, project, record, require_steps
+from lib.inversion.optimisation import (
+    Callback,
+    Checkpoints,
+    Early,
+    Terms,
+    early_sampling,
+    plain_settings,
+    require_steps,
+    tune,
+)
+from lib.inversion.projection import project
 from lib.inversion.result import Inversion
 from lib.losses import l2_loss
 from lib.perceptual import Perceptual
+
+RECIPES = {"pti": (450, 350), "spi": (500, 1000), "pose_opt": (400, 400)}
+"""Steps of the search for a pivot and of the tuning: of PTI's own code (quoted by GOAE), and of the PTI that SPI and
+Pose-Opt compare with."""
+
+SMALL_PICTURE = 256
+"""Pixels across, below which PTI's threshold on LPIPS says too little: it is reached long before the photo."""
 
 
 def invert_pti(
@@ -26,9 +41,10 @@ def invert_pti(
     landmarks: Any = None,
     initial: Tensor | Inversion | None = None,
     pivot_space: Literal["w", "wplus"] = "w",
-    pivot_steps: int = 450,
+    recipe: Literal["pti", "spi", "pose_opt"] = "pti",
+    pivot_steps: int | None = None,
     pivot_settings: Mapping[str, Any] | None = None,
-    steps: int = 350,
+    steps: int | None = None,
     learning_rate: float = 3e-4,
     lam_l2: float = 1.0,
     lam_lpips: float = 1.0,
@@ -39,7 +55,10 @@ def invert_pti(
     lpips_net: Literal["alex", "vgg"] = "alex",
     lpips_resolution: int | None = None,
     ray_jitter: bool = False,
+    early: Early = "full",
+    early_until: float = 0.5,
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Inversion:
@@ -48,20 +67,27 @@ def invert_pti(
     The first stage is `project` into `pivot_space` (`pivot_settings` are its further settings), unless
     `initial` gives the pivot. The second stops before the step at which LPIPS has come to `lpips_threshold`
     (None: the paper's 0.06, but never on pictures under 256 px, where so little is reached long before the photo).
+    recipe: whose numbers of steps are taken where pivot_steps and steps are None, see `RECIPES`.
     lam_locality: of the regulariser that keeps the generator as it was elsewhere, 0.1 in the paper's code,
     where it is off by default; locality_distance: how far from the pivot. masks, landmarks: not used by this
-    method; all methods take them. The other arguments are those of `project`. In the history of a run from a
+    method; all methods take them. The other arguments are those of `project_batch`. In the history of a run from a
     photo "pivot_..." is the first stage.
     """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe is one of {', '.join(RECIPES)}; got {recipe!r}")
+    pivot_steps = RECIPES[recipe][0] if pivot_steps is None else pivot_steps
+    steps = RECIPES[recipe][1] if steps is None else steps
     require_steps(steps=steps, pivot_steps=pivot_steps)
+    about = plain_settings(locals())
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
     if lpips_threshold is None:
-        lpips_threshold = 0.06 if generator.resolution >= 256 else 0.0
+        lpips_threshold = 0.06 if generator.resolution >= SMALL_PICTURE else 0.0
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     history: dict[str, list[float]] = {}
     extras: dict[str, Any] = {"method": "pti", "steps": steps, "seed": seed}
     if initial is None:
-        settings = {"steps": pivot_steps, "seed": seed, "progress": progress} | dict(pivot_settings or {})
+        settings = {"steps": pivot_steps, "seed": seed, "progress": progress, "checkpoints": checkpoints}
+        settings |= dict(pivot_settings or {})
         found = project(generator, target, camera, space=pivot_space, perceptual=perceptual, **settings)
         history |= {f"pivot_{name}": values for name, values in found.history.items()}
         extras["pivot"] = found.extras
@@ -70,30 +96,34 @@ def invert_pti(
 
     rng = torch.Generator().manual_seed(seed)
     objective = image_objective(target, perceptual, lam_l2, lam_lpips)
-    tuned = copy.deepcopy(generator).eval().requires_grad_(True)
-    optimiser = torch.optim.Adam(tuned.parameters(), lr=learning_rate)
-    extras["steps_taken"] = 0
-    bar = tqdm(range(steps), desc="tune the generator", disable=not progress)
-    for step in bar:
-        image = tuned.synthesize(pivot, camera, rng=rng if ray_jitter else None).image
-        terms = objective.terms(image)
-        loss = objective.total(terms)
-        losses = record(history, {"loss": loss, **terms})
-        bar.set_postfix(lpips=f"{losses['lpips']:.3f}", l2=f"{losses['l2']:.4f}", refresh=False)
-        if callback is not None:
-            callback(step, State(pivot, image.detach(), losses))
-        if losses["lpips"] <= lpips_threshold:
-            break
+
+    def terms(tuned: EG3D, step: int) -> Terms:
+        sampling = early_sampling(generator, early, early_until, step / steps)
+        image = tuned.synthesize(pivot, camera, rng=rng if ray_jitter else None, **sampling).image
+        losses = objective.terms(image)
+        total = objective.total(losses)
         if lam_locality > 0:
             code, view = locality_sample(generator, pivot, locality_distance, rng)
-            loss = loss + lam_locality * locality_loss(tuned, generator, code, view, perceptual)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        extras["steps_taken"] = step + 1
+            losses["locality"] = locality_loss(tuned, generator, code, view, perceptual)
+            total = total + lam_locality * losses["locality"]
+        return Terms(image, losses, total)
 
-    optimiser.zero_grad(set_to_none=True)
-    return Inversion(pivot, tuned.requires_grad_(False), camera, history, extras)
+    found = tune(
+        generator,
+        pivot,
+        terms,
+        name="tune the generator",
+        steps=steps,
+        learning_rate=learning_rate,
+        rng=rng,
+        stop=lambda losses: losses["lpips"] <= lpips_threshold,
+        about=about | {"target": target, "camera": camera.label(), "pivot": pivot},
+        checkpoints=checkpoints,
+        progress=progress,
+        callback=callback,
+    )
+    extras["steps_taken"] = found.steps_taken
+    return Inversion(pivot, found.generator, camera, history | found.history, extras)
 
 
 # ----------------------------------------------------------------------- locality regularisation, section 3.3
@@ -121,4 +151,4 @@ def locality_loss(
     with torch.no_grad():
         before = original.synthesize(w_plus, view, noise_mode="none").image
     after = tuned.synthesize(w_plus, view, noise_mode="none").image
-    return (l2_loss(after, before) + perceptual(after, before)).mean()
+    return l2_loss(after, before) + perceptual(after, before)
