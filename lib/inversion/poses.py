@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.cameras import Camera
 from lib.images import resize
-from lib.shapes import FeatureMaps, PerImage, SingleMaps, checked
+from lib.shapes import FeatureMaps, PerImage, checked
 from lib.warping import pixels_in_view, sample_at
 
 Form = Literal["quaternion", "6d", "angles"]
@@ -26,6 +26,7 @@ Rotations = Float[Tensor, "batch 3 3"]
 Quaternions = Float[Tensor, "batch 4"]
 TwoColumns = Float[Tensor, "batch 6"]
 YawAndPitch = Float[Tensor, "batch 2"]
+DepthMaps = Float[Tensor, "batch 1 rows columns"]  # of another size than the features
 
 
 # -------------------------------------------------------------------- rotations and the numbers that make them
@@ -226,7 +227,7 @@ def canonical_warping_loss(
     target_features: FeatureMaps,
     canonical_features: FeatureMaps,
     camera: Camera,
-    depth: SingleMaps,
+    depth: DepthMaps,
     canonical_camera: Camera,
 ) -> PerImage:
     """L1 between features of the target and those of the canonical view, carried into the camera by its depth.
