@@ -23,6 +23,7 @@ __all__ = [
     "r1_loss",
     "recentre_noise",
     "spread_loss",
+    "total_variation_loss",
 ]
 
 Scalar = Float[Tensor, ""]
@@ -62,6 +63,17 @@ def spread_loss(depths: PerSample, weights: PerSample) -> PerImage:
     mean = (weights * depths).sum(dim=-1) / light
     variance = (weights * (depths - mean[..., None]).square()).sum(dim=-1) / light
     return (variance + 1e-6).sqrt().mean(dim=-1)  # a root has no gradient at 0
+
+
+@checked
+def total_variation_loss(depth: SingleMaps) -> PerImage:
+    """Mean squared difference of depth between neighbours: those side by side, plus those one above the other.
+
+    Pose-Opt's regulariser of depth (Ko et al., 2023), of weight 1 in its released code, which leaves out the last row
+    and column. Total variation in name only: that has no squares, and would let an edge be.
+    """
+    across, down = depth.diff(dim=3), depth.diff(dim=2)
+    return across.square().mean(dim=(1, 2, 3)) + down.square().mean(dim=(1, 2, 3))
 
 
 # ----------------------------------------------------------------------- adversarial training

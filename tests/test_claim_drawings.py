@@ -1,6 +1,7 @@
 """Drawings of the ledger: what is drawn is what was found, every claim has its square, and everything fits."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -84,6 +85,13 @@ def test_the_forest_has_the_paper_s_change_and_a_row_for_each_finding():
     labels = texts(picture)
     assert [label[:6] for label in labels if label.startswith("spi-")] == ["spi-01", "spi-02"]
     assert labels.count("n 24") == 2
+    assert_nothing_is_cropped(picture)
+
+
+def test_the_forest_says_what_share_of_the_steps_was_taken():
+    findings = [a_finding(-0.5, -0.3), replace(a_finding(-0.5, -0.3), fraction=1 / 3)]
+    picture = drawings.forest([("spi-01", finding) for finding in findings])
+    assert {"n 24", "n 24, steps 0.33"} <= set(texts(picture))
     assert_nothing_is_cropped(picture)
 
 

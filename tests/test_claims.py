@@ -12,6 +12,7 @@ import yaml
 from project_files import ROOT
 
 from lib.datasets.catalogue import KINDS as SYNTHETIC
+from lib.datasets.photos import KIND as PHOTOS
 from lib.datasets.real import DATA_SETS
 from lib.datasets.scenes import ELLIPSE, scene_cameras
 from lib.evaluation import MEASURES, METHODS
@@ -36,6 +37,7 @@ from lib.runs.verdicts import (
     MIN_IMAGES,
     STATUSES,
     as_record,
+    as_rows,
     checked,
     counts,
     find,
@@ -335,11 +337,42 @@ def test_a_method_that_fails_often_is_not_judged_on_the_rest():
     assert (found.status, found.n) == ("reproduced", 30 - few)
 
 
-def test_images_that_only_one_method_was_run_on_count_as_lost():
-    half = A[A["scene"].isin([f"samples-{i}" for i in range(21)])]
-    found = verdict(claim_of(a_test("lower")), table_of(half, B))
-    assert (found.status, found.n) == ("inconclusive", 21)
-    assert "3 of 24 images" in found.reason
+def test_images_that_only_one_method_was_run_on_do_not_count():
+    """Ablations are run on few: how a list begins, not where they succeed; a failure has rows without a value."""
+    few = A[A["scene"].isin([f"samples-{i}" for i in range(21)])]
+    alone, among = (verdict(claim_of(a_test("lower")), table_of(few, part)) for part in (within(B, few), B))
+    assert (among.status, among.n) == ("reproduced", 21)
+    assert (among.estimate, among.interval) == (alone.estimate, alone.interval)
+
+
+def within(part, other):
+    return part[part["scene"].isin(other["scene"])]
+
+
+def test_methods_without_a_common_image_say_nothing():
+    first, rest = A[A["scene"] == "samples-0"], B[B["scene"] != "samples-0"]
+    found = verdict(claim_of(a_test("lower")), table_of(first, rest))
+    assert (found.status, found.n) == ("inconclusive", 0)
+
+
+def test_a_claim_that_nothing_decides_has_a_row_without_numbers():
+    (row,) = as_rows([verdict(Claim("spi-01", "spi", "w", "s", not_testable="40 people"), table_of(A))])
+    assert {name for name, value in row.items() if value is None} == {"n", "steps", "change", "low", "high"}
+    assert row["why"] == "40 people"
+
+
+def test_a_finding_knows_the_smallest_share_of_the_steps():
+    parts = A.assign(fraction=0.5), B.assign(fraction=0.25), results("c", flat(1.0)).assign(fraction=np.nan)
+    found = verdict(claim_of(a_test("lower")), table_of(*parts))
+    assert (found.status, found.fraction) == ("reproduced", 0.25)
+    assert "n = 24, 0.25 of the steps, holds" in str(found.findings[0])
+    assert as_record([found])["spi-01"]["findings"][0]["fraction"] == 0.25
+    (row,) = as_rows([found])
+    assert (row["n"], row["steps"], row["status"]) == (24, 0.25, "reproduced")
+    assert (row["change"], row["low"], row["high"]) == found.deciding.change
+    untold = verdict(claim_of(a_test("alike", right="c", margin=0.1)), table_of(*parts))
+    assert (untold.status, untold.fraction) == ("reproduced", None)
+    assert "steps" not in str(untold.findings[0])
 
 
 def test_an_image_counts_only_if_all_its_views_have_a_value():
@@ -591,8 +624,8 @@ def test_a_table_that_cannot_be_judged_is_refused(ledger):
         ValueError, match=r"1 rows are there twice, such as mse of a in view yaw-0\.6 of samples-0"
     ):
         checked(table_of(A, A.iloc[:1]))
-    with pytest.raises(ValueError, match="kind photos; the ledger knows samples"):
-        checked(A.assign(scene_kind="photos"))
+    with pytest.raises(ValueError, match="kind statues; the ledger knows samples"):
+        checked(A.assign(scene_kind="statues"))
     with pytest.raises(ValueError, match="test scenes only"):
         checked(A.assign(split="development"))
     real = results("a", flat(1.0), kind="mead")
@@ -605,7 +638,7 @@ def test_a_table_that_cannot_be_judged_is_refused(ledger):
 
 def test_kinds_are_those_of_the_data_sets():
     assert tuple(SYNTHETIC) == KINDS
-    assert tuple(DATA_SETS) == REAL_KINDS
+    assert (*DATA_SETS, PHOTOS) == REAL_KINDS
 
 
 def test_rules_are_those_that_are_told():

@@ -14,6 +14,7 @@ from lib.losses import (
     r1_loss,
     recentre_noise,
     spread_loss,
+    total_variation_loss,
 )
 from tests.tiny_generator import RandomFeatures
 
@@ -177,3 +178,26 @@ def test_spread_of_a_ray_without_light_has_finite_gradients():
     weights = torch.zeros(1, 2, 4, requires_grad=True)
     spread_loss(torch.linspace(2, 3, 4).expand(1, 2, 4), weights).sum().backward()
     assert weights.grad.isfinite().all()
+
+
+# ----------------------------------------------------------------------- depth from pixel to pixel
+
+
+def test_total_variation_equals_loops_image_by_image():
+    depth = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for image, loss in zip(depth[:, 0].tolist(), total_variation_loss(depth).tolist(), strict=True):
+        across = [(image[i][j + 1] - image[i][j]) ** 2 for i in range(4) for j in range(5)]
+        down = [(image[i + 1][j] - image[i][j]) ** 2 for i in range(3) for j in range(6)]
+        assert loss == pytest.approx(sum(across) / len(across) + sum(down) / len(down))
+
+
+def test_total_variation_of_a_slope_is_its_squared_steepness_wherever_it_lies():
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
+    slopes = torch.stack([0.3 * rows - 0.1 * columns + 2.7, 0 * rows + 3])[:, None].requires_grad_()
+    loss = total_variation_loss(slopes)
+    assert loss.tolist() == pytest.approx([0.3**2 + 0.1**2, 0.0], abs=1e-6)
+    loss.sum().backward()
+    assert (
+        slopes.grad[0, 0, 0, 0] < 0 < slopes.grad[0, 0, 4, 0]
+    )  # flatter: the near edge farther, the far one nearer
+    assert slopes.grad[0].sum().item() == pytest.approx(0, abs=1e-6)

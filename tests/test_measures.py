@@ -12,8 +12,9 @@ from lib import assets, metrics
 from lib.cameras import orbit
 from lib.evaluation import MEASURES, Comparison
 from lib.evaluation import measures as module
-from lib.generators import EG3D
+from lib.generators import EG3D, Rendering
 from lib.meshes import extract_mesh, normals_from_depth, seen_points
+from tests.egg_scene import egg_scene, egg_view
 from tests.tiny_generator import RandomFeatures, tiny_generator
 from tests.tiny_scenes import head, tiny_scene
 
@@ -215,6 +216,62 @@ def test_depth_of_the_background_is_measured_where_the_picture_is_known(inverted
     assert seen.depth[~seen.view.mask].mean().item() != pytest.approx(
         seen.depth[beside].mean().item(), rel=1e-4
     )
+
+
+@pytest.fixture(scope="module")
+def egg_inverted():
+    """The scene of an egg, inverted without fault: a head that shows the egg to every camera."""
+    return EggHead(), egg_scene()
+
+
+class EggHead:
+    """What the warp asks of an inversion."""
+
+    w_plus = torch.zeros(1, 1, 1)
+
+    def render(self, camera, neural_resolution):
+        view = egg_view(camera, neural_resolution)
+        return Rendering(view.image, view.image, view.depth, view.image, view.mask.float())
+
+
+def test_a_photo_warped_by_the_right_depth_is_the_other_view(egg_inverted):
+    head, scene = egg_inverted
+    photo, view = scene.input, scene.views["yaw+0.3"]
+    error = of("warp_error", head, scene, "yaw+0.3")
+    trusted = Comparison(head, scene, "yaw+0.3").warped_photo[1]
+    assert trusted.sum() > 0.5 * view.mask.sum()
+    assert not (trusted & ~view.mask).any()
+    unwarped = (photo.image - view.image)[trusted.expand_as(view.image)].square().mean().item()
+    assert error < 0.01 * unwarped
+    assert of("warp_error", head, scene, "yaw+0.0") < 1e-10
+
+
+def test_a_warped_photo_is_measured_where_photo_and_view_are_true(egg_inverted):
+    """What is made up, in the photo or in the view, changes nothing; the background of the photo is not trusted."""
+    head, scene = egg_inverted
+    expected = of("warp_error", head, scene, "yaw+0.3")
+    left = torch.arange(40) < 20
+    for name, known in (("yaw+0.0", left), ("yaw+0.3", ~left)):
+        known = known.expand(1, 1, 40, 40)
+        view = scene.views[name]
+        made_up = dataclasses.replace(view, image=view.image.where(known, torch.tensor(1.0)), known=known)
+        spoilt = dataclasses.replace(scene, views=dict(scene.views) | {name: made_up})
+        assert of("warp_error", head, spoilt, "yaw+0.3") < 5 * expected
+        believed = dataclasses.replace(
+            scene, views=dict(scene.views) | {name: dataclasses.replace(made_up, known=None)}
+        )
+        assert of("warp_error", head, believed, "yaw+0.3") > 1000 * expected
+    nothing = dataclasses.replace(scene.input, mask=torch.zeros_like(scene.input.mask))
+    bare = dataclasses.replace(scene, views=dict(scene.views) | {"yaw+0.0": nothing})
+    assert math.isnan(of("warp_error", head, bare, "yaw+0.3"))
+
+
+def test_only_neighbours_of_the_input_have_a_warp_error(egg_inverted):
+    _, scene = egg_inverted
+    turned = dataclasses.replace(scene, input_name="yaw+0.6")
+    measured = [name for name in turned.views if MEASURES["warp_error"].applies(turned, name)]
+    assert measured == ["yaw+0.0", "yaw+0.3", "yaw+0.6"]
+    assert all(MEASURES["warp_error"].applies(scene, name) for name in scene.views)
 
 
 def test_equal_pictures_have_infinite_psnr(inverted, scene):

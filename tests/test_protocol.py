@@ -78,6 +78,7 @@ def test_a_row_for_each_method_scene_view_and_metric(run):
     assert (table["seconds"] > 0).all()
     assert table["value"].notna().all()
     assert (table["failure"] == "").all()
+    assert table["fraction"].isna().all()  # a plan knows it
 
 
 def test_the_split_of_a_scene_is_told(run, scenes):
@@ -322,6 +323,38 @@ def test_other_metrics_use_the_same_inversions(run, log):
     assert calls(log) == 2
 
 
+def test_trials_are_not_asked_for_long_before_they_are_begun(scenes, generator, tmp_path):
+    """So that scenes are rendered as they are needed, and a run that stops has finished how the list begins."""
+    asked = []
+
+    def trials():
+        for scene in scenes:
+            asked.append(scene.name)
+            yield protocol.Trial(
+                method=guess(),
+                scene=scene,
+                generator=generator,
+                views=protocol.views_measured(scene),
+                measures=(MEASURES["mse"],),
+                folder=tmp_path / "rows",
+                base=None,
+                seed=0,
+                retry=False,
+            )
+
+    for trial, rows in protocol.evaluated(trials()):
+        assert asked[-1] == trial.scene.name == rows["scene"].iloc[0]
+    assert asked == [scene.name for scene in scenes]
+
+
+def test_a_scene_of_one_view_has_no_rows_but_of_that_view(run, scenes):
+    alone = dataclasses.replace(scenes[0], views={scenes[0].input_name: scenes[0].input}, name="photo")
+    table = run(guess(), scenes=[alone], metrics=["mse", "mean_depth_error", "consistency_psnr"])
+    assert table["is_input"].all()
+    assert set(table["metric"]) == {"mse", "mean_depth_error", "consistency_psnr"}
+    assert len(summarise(table)) == 3
+
+
 def test_several_processes_give_the_same_table(run, scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("EG3D_STUDY_CACHE", str(tmp_path / "other cache"))
     there = run(guess(), scenes=scenes, metrics=["mse"], jobs=2)
@@ -370,6 +403,7 @@ def made_up(values):
             1.0,
             10.0,
             "" if value == value else "why",
+            0.3,
         )
         for i, of_scene in enumerate(values)
         for j, value in enumerate(of_scene)

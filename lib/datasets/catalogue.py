@@ -37,25 +37,50 @@ def scenes(
     seed: int = 0,
     generator: EG3D | None = None,
     split: Literal["development", "test"] = "test",
+    first: int = 0,
     **settings: Any,
 ) -> list[Scene]:
     """`n` ground-truth scenes: the same arguments give the same scenes, bit for bit, and more begin with these.
 
     name: a kind of KINDS. generator: None is `portraits64`; kinds that do not show its heads take resolution and
     cameras from it. split: methods are tuned on development scenes, tables are made of test scenes; the two share
-    none. settings: those of the kind's `make`; unless one says otherwise, inputs go round INPUT_YAWS.
+    none. first: how many to leave out before these. settings: those of the kind's `make`; unless one says otherwise,
+    inputs go round INPUT_YAWS.
     """
     settings = _complete(name, settings)
     generator = load_generator(DEFAULT_GENERATOR) if generator is None else generator
     identity = _generator_identity(KINDS[name], generator, settings)
     made = []
-    for index in tqdm(range(n), desc=f"{name} scenes", delay=2):
-        seen_from = (
-            {"input_yaw": INPUT_YAWS[index % len(INPUT_YAWS)]} if settings["input_yaw"] is None else {}
-        )
-        scene = _cached(name, scene_seed(name, seed, split, index), generator, identity, settings | seen_from)
+    for index in tqdm(range(first, first + n), desc=f"{name} scenes", delay=2):
+        seed_of_scene = scene_seed(name, seed, split, index)
+        scene = _cached(name, seed_of_scene, generator, identity, _seen_from(settings, index))
         made.append(replace(scene, extras=dict(scene.extras) | {"split": split}))
     return made
+
+
+def scene_recipe(
+    name: str,
+    index: int,
+    seed: int,
+    generator: EG3D,
+    split: Literal["development", "test"] = "test",
+    **settings: Any,
+) -> str:
+    """SHA-256 of what the scene `scenes(name, 1, seed, generator, split, first=index, **settings)` is made from.
+
+    Two machines have the same recipe where their renderers do not give the same bits.
+    """
+    settings = _complete(name, settings)
+    identity = _generator_identity(KINDS[name], generator, settings)
+    return _key(name, scene_seed(name, seed, split, index), identity, _seen_from(settings, index))
+
+
+def _seen_from(settings: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """All settings, the input's yaw among them: unless it is set, inputs go round INPUT_YAWS."""
+    goes_round = (
+        {} if settings["input_yaw"] is not None else {"input_yaw": INPUT_YAWS[index % len(INPUT_YAWS)]}
+    )
+    return {**settings, **goes_round}
 
 
 def scene_seed(name: str, seed: int, split: str, index: int) -> int:

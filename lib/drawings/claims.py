@@ -141,6 +141,7 @@ def _status_key(axes: Axes, verdicts: Sequence[Any], width: float) -> None:
 def forest(findings: Sequence[tuple[str, Any]], limit: float = 1.0) -> Picture:
     """A row a finding (claim's id, finding): our change with its interval, the paper's, and where it is expected.
 
+    At the right stand the images that count, and the share of the papers' steps that the methods took at least.
     Changes are shares of the right method's mean, of which at most `limit` to either side is drawn; an arrow stands
     for what lies beyond.
     """
@@ -149,7 +150,7 @@ def forest(findings: Sequence[tuple[str, Any]], limit: float = 1.0) -> Picture:
     with use_style():
         height = 0.27 * len(findings) + 1.1
         picture = Picture(9.0, height)
-        axes = picture.add_axes((0.5, 0.6 / height, 0.42, 1 - 0.98 / height))
+        axes = picture.add_axes((0.5, 0.6 / height, 0.36, 1 - 0.98 / height))
         for row, (claim_id, finding) in enumerate(findings):
             _interval(axes, row, finding, (-limit, limit))
             paper = finding.test.paper_change()
@@ -162,7 +163,7 @@ def forest(findings: Sequence[tuple[str, Any]], limit: float = 1.0) -> Picture:
                 label, (-0.02, row), xycoords=("axes fraction", "data"), ha="right", va="center", size=8.5
             )
             axes.annotate(
-                f"n {finding.n}",
+                _basis(finding),
                 (1.03, row),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -180,6 +181,11 @@ def _described(finding: Any) -> str:
     sign = SIGNS[test.expect]
     methods = f"{test.left} {sign} {test.right or 0}"
     return f"{test.metric}{' slope' if test.trend else ''}: {methods}, {test.views}, {finding.kind}"
+
+
+def _basis(finding: Any) -> str:
+    """What a finding rests on: images, and the share of the papers' steps where it is told."""
+    return f"n {finding.n}" + ("" if finding.fraction is None else f", steps {finding.fraction:.2g}")
 
 
 def _forest_key(picture: Picture) -> None:

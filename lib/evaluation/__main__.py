@@ -1,13 +1,14 @@
-"""Invert scenes whose other views are known, by every method, and measure: `python -m lib.evaluation`.
+"""Invert pictures whose other views are known, by every method, and measure: `python -m lib.evaluation`.
 
-What is computed at a scale says papermill_runs/evaluation.yaml. The whole of a plan is recorded in
-papermill_runs/results: evaluation-SCALE.parquet has a row for each method, scene, view and metric, and
-evaluation-SCALE.json the means with their intervals. A part of it, such as
+What is computed at a scale says papermill_runs/evaluation.yaml: an ordered list of inputs, and methods. Of each
+input that is finished the numbers are kept in papermill_runs/results/evaluation-SCALE, which is committed: the same
+command goes on after it was stopped, here or on another machine. When the whole of a plan is there, it is recorded:
+evaluation-SCALE.parquet has a row for each method, scene, view and metric, and evaluation-SCALE.json the means with
+their intervals. A part of a plan, such as
 
-    python -m lib.evaluation --scale full --methods wplus,pti --scenes samples,turned --n 8
+    python -m lib.evaluation --scale full --methods wplus,pti --scenes painted,turned --n 8
 
-is computed and printed, and kept in papermill_runs/out. What was computed before is not computed again, whichever
-run it was.
+is computed and printed, and kept for the whole, unless it has metrics of its own.
 """
 
 import sys
@@ -19,13 +20,12 @@ from typing import Literal
 import pandas as pd
 import tyro
 
-from lib.datasets.catalogue import KINDS, scenes, settings_of
-from lib.datasets.scenes import Scene
 from lib.evaluation.inversion_cache import ENVIRONMENT_FAILURES
 from lib.evaluation.plans import EvaluationPlan, read_plan
-from lib.evaluation.protocol import evaluate, summarise, write_table
-from lib.evaluation.results import record_evaluation
-from lib.generators import EG3D, load_generator
+from lib.evaluation.progress import Progress, compute
+from lib.evaluation.protocol import summarise, write_table
+from lib.evaluation.results import finished_folder, record_evaluation
+from lib.generators import load_generator
 from lib.paths import RUNS
 
 
@@ -42,7 +42,7 @@ class Options:
     metrics: str = ""
     """Only these, with commas."""
     n: int | None = None
-    """Scenes of each kind, instead of as many as the plan says."""
+    """Only the first so many inputs of the list, of those of the kinds that are asked for."""
     out: Path | None = None
     """The table, a Parquet file (default: papermill_runs/out/evaluation/SCALE/table.parquet)."""
     invert_only: bool = False
@@ -53,6 +53,8 @@ class Options:
     """Processes."""
     retry: bool = False
     """Do again what failed before."""
+    record: bool = False
+    """Compute nothing, and record what of the whole plan is finished so far."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,14 +74,15 @@ def _run(options: Options) -> None:
     whole = read_plan(options.scale)
     plan = _part(whole, options)
     generator = load_generator(plan.generator, options.device)
-    test_scenes = [
-        scene for kind, n in plan.scenes.items() for scene in _still(kind, n, plan.seed, generator)
-    ]
-    table = _evaluated(plan, test_scenes, generator, folder / "rows", options)
+    kept = finished_folder(options.scale) if plan.metrics == whole.metrics else folder / "inputs"
+    progress = Progress(kept, plan, generator)
+    if not options.record:
+        compute(progress, folder / "rows", base=plan.generator, jobs=options.jobs, retry=options.retry)
+    table = progress.table()
     path = write_table(table, options.out or folder / "table.parquet")
     print(report(table), f"table: {path}", sep="\n")
     if plan == whole:
-        print(f"recorded: {record_evaluation(table, plan, options.scale, test_scenes)}")
+        print(f"recorded: {record_evaluation(table, plan, options.scale, progress.drifts())}")
 
 
 def _part(plan: EvaluationPlan, options: Options) -> EvaluationPlan:
@@ -91,30 +94,6 @@ def _part(plan: EvaluationPlan, options: Options) -> EvaluationPlan:
         n=options.n,
     )
     return replace(part, metrics=()) if options.invert_only else part
-
-
-def _evaluated(
-    plan: EvaluationPlan, test_scenes: list[Scene], generator: EG3D, folder: Path, options: Options
-) -> pd.DataFrame:
-    """The table of a plan."""
-    return evaluate(
-        list(plan.methods.values()),
-        test_scenes,
-        generator,
-        folder=folder,
-        metrics=plan.metrics,
-        base=plan.generator,
-        seed=plan.seed,
-        jobs=options.jobs,
-        retry=options.retry,
-    )
-
-
-def _still(kind: str, n: int, seed: int, generator: EG3D) -> list[Scene]:
-    """Scenes without the path for video, which no table measures."""
-    known = settings_of(kind) if kind in KINDS else {}  # `scenes` says which kinds there are
-    settings = {"with_ellipse": False} if "with_ellipse" in known else {}
-    return scenes(kind, n, seed, generator, **settings)
 
 
 def _words(text: str) -> tuple[str, ...]:

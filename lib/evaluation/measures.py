@@ -22,6 +22,7 @@ from lib.images import resize
 from lib.inversion.result import StillHead
 from lib.meshes import extract_mesh, normals_from_depth, shape_view
 from lib.perceptual import LPIPS
+from lib.warping import pixels_in_view, sample_at, visible
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Comparison:
     @cached_property
     def depth(self) -> Tensor:
         """The head's depth [1, 1, R, R] along the rays, at the size of the picture."""
-        found = shape_view(self.head, self._here(self.view.camera)).depth.float().cpu()
-        return resize(found, self.target.shape[-1])
+        return self._depth_from(self.view.camera)
 
     @cached_property
     def true_depth(self) -> Tensor:
@@ -73,10 +73,31 @@ class Comparison:
         return self._of_head(self.view.normals)
 
     @cached_property
+    def warped_photo(self) -> tuple[Tensor, Tensor]:
+        """The input picture [1, 3, R, R], warped into this view by the head's depth, and where [1, 1, R, R] to trust it.
+
+        SPI's authentic mask (Yin et al., 2023, eq. 8 and what follows): the photo shows that surface of the head.
+        Pixels are left out, too, whose colour is blended with one beside the photo's head, or with one made up.
+        """
+        photo = self.scene.input
+        depth = self._depth_from(photo.camera)
+        uv, distance = pixels_in_view(self.view.camera, self.depth, photo.camera)
+        trusted = visible(uv, distance, depth) & self.known
+        for true in (photo.mask, photo.known):
+            if true is not None:
+                trusted = trusted & (sample_at(true.float(), uv) > 0.999)
+        return sample_at(photo.image, uv), trusted
+
+    @cached_property
     def predicted(self) -> Tensor:
         """The picture [1, 3, R, R] as five other views of the head predict it, where the truth is known."""
         sources = self._here(metrics.edge_cameras(self.head))
         return self._where_known(metrics.predict_view(self.head, self._here(self.view.camera), sources).image)
+
+    def _depth_from(self, camera: Camera) -> Tensor:
+        """The head's depth [1, 1, R, R] along the rays of a camera."""
+        found = shape_view(self.head, self._here(camera)).depth.float().cpu()
+        return resize(found, self.target.shape[-1])
 
     def picture_from(self, camera: Camera) -> Tensor:
         """The head's picture [1, 3, R, R] from any camera."""
@@ -99,7 +120,8 @@ class Measure:
 
     of: its value in a view; NaN where there is none, as without a face that is found. needs: what of a `View`
     must be known. truth: what else of a scene must be, by name; views that lack it have no row. whole_head: of
-    the inversion as a whole, and so with the input view alone. assets: the networks that it asks, by name.
+    the inversion as a whole, and so with the input view alone. within: radians of yaw by which a view may be turned
+    from the input; views further away have no row. assets: the networks that it asks, by name.
     """
 
     name: str
@@ -107,13 +129,15 @@ class Measure:
     needs: tuple[str, ...] = ()
     truth: str = ""
     whole_head: bool = False
+    within: float = math.inf
     assets: tuple[str, ...] = ()
 
     def applies(self, scene: Scene, view_name: str) -> bool:
         view = scene.views[view_name]
         known = all(getattr(view, need) is not None for need in self.needs)
         true = not self.truth or self.truth.format(view=view_name) in scene.truth
-        return known and true and (view_name == scene.input_name or not self.whole_head)
+        near = (view.camera.yaw - scene.input.camera.yaw).abs().item() <= self.within
+        return known and true and near and (view_name == scene.input_name or not self.whole_head)
 
 
 # ----------------------------------------------------------------------- pictures
@@ -274,6 +298,18 @@ def consistency_lpips(seen: Comparison) -> float:
     return _lpips("alex")(seen.predicted, seen.target).item()
 
 
+# ----------------------------------------------------------------------- warps of the photo
+NEIGHBOURS = 0.65
+"""Radians of yaw up to which a view is a neighbour of the input: inputs from the front and from the side have
+neighbours at the same distances, where all views of a scene lie further away from an input from the side."""
+
+
+def warp_error(seen: Comparison) -> float:
+    """MSE of the photo, warped into the view by the head's depth, where it is to be trusted; NaN where nowhere."""
+    warped, trusted = seen.warped_photo
+    return (warped - seen.target)[trusted.expand_as(warped)].square().mean().item()
+
+
 LPIPS_ALEX, LPIPS_VGG, IDENTITY = ("lpips", "alexnet"), ("lpips", "vgg16"), ("identity",)
 
 MEASURES: dict[str, Measure] = {
@@ -304,6 +340,7 @@ MEASURES: dict[str, Measure] = {
         Measure("consistency_psnr", consistency_psnr, whole_head=True),
         Measure("consistency_ssim", consistency_ssim, whole_head=True),
         Measure("consistency_lpips", consistency_lpips, whole_head=True, assets=LPIPS_ALEX),
+        Measure("warp_error", warp_error, within=NEIGHBOURS),
     )
 }
 """The metrics that tables may have, in their order."""

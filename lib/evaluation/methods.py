@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
+from lib.inversion import Inversion, invert_pose_opt, invert_pti, invert_spi, invert_w, invert_wplus
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,24 @@ class Method:
         return {"name": self.name, "function": function, "settings": dict(self.settings)} | start
 
 
+NO_WARPS = {"lam_adj": 0.0, "neighbour_form": "none"}
+"""SPI on photo and mirrored photo as they are, without neighbouring views."""
+
 METHODS = {
     method.name: method
     for method in (
         Method("w", invert_w),
         Method("wplus", invert_wplus),
         Method("pti", invert_pti),
+        Method("pose_opt", invert_pose_opt),
+        Method("spi", invert_spi),
+        Method("spi-latent", invert_spi, {"steps": 0}),
+        Method("spi-latent_no_symmetry", invert_spi, {"steps": 0, "mirror_form": "none"}),
+        Method("spi-no_symmetry", invert_spi, {"mirror_form": "none", "symmetry": "none"}),
+        Method("spi-whole_mirror", invert_spi, {"symmetry": "whole"}),
+        Method("spi-no_warps", invert_spi, NO_WARPS),
+        Method("spi-no_depth", invert_spi, {"lam_depth": 0.0}),
+        Method("spi-no_warps_no_depth", invert_spi, NO_WARPS | {"lam_depth": 0.0}),
     )
 }
 """The methods of the study. Ablations are named `<method>-<what differs>`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import pickle
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,11 @@ COLUMNS = {
     "seconds": "float64",
     "peak_memory_mb": "float64",
     "failure": "str",
+    "fraction": "float64",
 }
 """A table has a row for each method, scene, view and metric. split: test or development; empty for real data.
-yaw: radians. seconds, peak_memory_mb: of the inversion. failure: why the value is NaN, empty where it is a number."""
+yaw: radians. seconds, peak_memory_mb: of the inversion. failure: why the value is NaN, empty where it is a number.
+fraction: of the paper's steps that the method took; NaN where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def evaluate(
             method=method,
             scene=scene,
             generator=generator,
-            views=_views_of(scene, views),
+            views=views_measured(scene, views),
             measures=tuple(MEASURES[name] for name in metrics),
             folder=Path(folder),
             base=base,
@@ -121,8 +124,16 @@ def evaluate(
         for scene in scenes
         for method in methods
     ]
-    parts = map(rows_of, trials) if jobs == 1 else _in_processes(trials, jobs)
-    return joined(tqdm(parts, total=len(trials), desc="evaluate", disable=None))
+    done = tqdm(evaluated(trials, jobs), total=len(trials), desc="evaluate", disable=None)
+    parts = {(trial.scene.name, trial.method.name): rows for trial, rows in done}
+    return joined([parts[trial.scene.name, trial.method.name] for trial in trials])
+
+
+def evaluated(trials: Iterable[Trial], jobs: int = 1) -> Iterator[tuple[Trial, pd.DataFrame]]:
+    """Each trial with its rows, as it is finished. Trials are begun in their order, and not asked for long before."""
+    if jobs < 1:
+        raise ValueError(f"jobs is a number of processes, 1 or more; got {jobs}")
+    return ((trial, rows_of(trial)) for trial in trials) if jobs == 1 else _in_processes(trials, jobs)
 
 
 def rows_of(trial: Trial) -> pd.DataFrame:
@@ -140,11 +151,12 @@ def rows_of(trial: Trial) -> pd.DataFrame:
 
 
 def _measured(trial: Trial) -> pd.DataFrame:
-    return pd.DataFrame(_rows(trial), columns=list(COLUMNS)).astype(COLUMNS)
+    measured = [name for name in COLUMNS if name != "fraction"]
+    return pd.DataFrame(_rows(trial), columns=measured).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _rows(trial: Trial) -> Iterator[tuple]:
-    """The rows of one trial, in the order of `COLUMNS`."""
+    """The rows of one trial, in the order of `COLUMNS`, without a fraction of steps, which a plan knows."""
     scene, target = trial.scene, trial.scene.input
     head, failure, seconds, memory = None, "", np.nan, np.nan
     try:
@@ -186,15 +198,23 @@ def _value(measure: Measure, seen: Comparison) -> tuple[float, str]:
 
 
 # ----------------------------------------------------------------------- several at a time
-def _in_processes(trials: Sequence[Trial], jobs: int) -> Iterator[pd.DataFrame]:
-    """Trials in other processes, the cores shared among them; rows in the order of the trials."""
-    if jobs < 1:
-        raise ValueError(f"jobs is a number of processes, 1 or more; got {jobs}")
+def _in_processes(trials: Iterable[Trial], jobs: int) -> Iterator[tuple[Trial, pd.DataFrame]]:
+    """Trials in other processes, the cores shared among them: whoever is free takes the next."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context("spawn")
+    left, running = iter(trials), {}
     with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (threads,)) as pool:
-        # Pickled here and not by the pool, which would pass tensors through shared memory that may be small.
-        yield from pool.map(_rows_of_pickled, map(pickle.dumps, trials))
+        try:
+            while True:
+                for trial in itertools.islice(left, 2 * jobs - len(running)):
+                    # Pickled here and not by the pool, which would pass tensors through shared memory that may be small.
+                    running[pool.submit(_rows_of_pickled, pickle.dumps(trial))] = trial
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _rows_of_pickled(trial: bytes) -> pd.DataFrame:
@@ -285,8 +305,8 @@ def scene_digest(scene: Scene, views: Collection[str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _views_of(scene: Scene, views: Collection[str] | None) -> tuple[str, ...]:
-    """Names of the views of a scene that are measured, the input's among them."""
+def views_measured(scene: Scene, views: Collection[str] | None = None) -> tuple[str, ...]:
+    """Names of the views of a scene that are measured, the input's among them; None: all but the path for video."""
     if views is None:
         return tuple(name for name in scene.views if not name.startswith(VIDEO_VIEWS))
     missing = [name for name in views if name not in scene.views]

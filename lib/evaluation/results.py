@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lib import runs
-from lib.datasets.scenes import Scene
-from lib.datasets.turned import drift
 from lib.evaluation.plans import EvaluationPlan
 from lib.evaluation.protocol import read_table, summarise, write_table
 
+Drift = Mapping[str, Mapping[str, float]]
+"""By view and name, as `lib.datasets.drift` gives it."""
+
 
 def record_evaluation(
-    table: pd.DataFrame, plan: EvaluationPlan, scale: str, scenes: Iterable[Scene] = ()
+    table: pd.DataFrame, plan: EvaluationPlan, scale: str, drifts: Iterable[Drift] = ()
 ) -> Path:
-    """Keep the table of a plan and record its means, with the circumstances; the path of the record.
+    """Keep the table of a plan, or of what is finished of it, and record its means, with the circumstances.
 
-    scenes: those of the table; of `turned` ones the record says how far their true views disagree. A table in
-    which a method has no value at all is refused: that is a mistake to be mended, not a result.
+    drifts: of the `turned` scenes in the table. A table in which a method has no value at all is refused: that is a
+    mistake to be mended, not a result. Gives the path of the record.
     """
-    _require_values(table, plan)
-    extra = {"scale": scale, "plan": plan.described(), "turned_drift": mean_drift(scenes)}
+    _require_values(table)
+    inputs = table.groupby("method", sort=False)["scene"].nunique().to_dict()
+    extra = {"scale": scale, "plan": plan.described(), "inputs": inputs, "turned_drift": mean_drift(drifts)}
     write_table(table, _table_path(scale))
     return runs.record(f"evaluation-{scale}", nested_means(table), extra=extra)
 
 
-def _require_values(table: pd.DataFrame, plan: EvaluationPlan) -> None:
-    """An error where a method of the plan failed everywhere."""
-    for method in plan.methods:
-        rows = table[table["method"] == method]
+def _require_values(table: pd.DataFrame) -> None:
+    """An error where nothing is there, or a method failed everywhere."""
+    if table.empty:
+        raise ValueError("nothing is recorded, as nothing is finished")
+    for method, rows in table.groupby("method", sort=False):
         if rows["value"].isna().all():
-            reason = rows["failure"].iloc[0] if len(rows) else "it has no rows"
-            raise ValueError(f"nothing is recorded, as method {method} failed everywhere: {reason}")
+            raise ValueError(
+                f"nothing is recorded, as method {method} failed everywhere: {rows['failure'].iloc[0]}"
+            )
 
 
 def recorded_table(scale: str = "full") -> pd.DataFrame:
@@ -44,21 +48,21 @@ def recorded_table(scale: str = "full") -> pd.DataFrame:
 
 
 def _table_path(scale: str) -> Path:
-    return runs.result_path(f"evaluation-{scale}").with_suffix(".parquet")
+    return finished_folder(scale).with_suffix(".parquet")
 
 
-def mean_drift(scenes: Iterable[Scene]) -> dict[str, dict[str, float | None]]:
-    """By view, means over `turned` scenes of how far it is from showing what the input shows (`drift`).
+def finished_folder(scale: str) -> Path:
+    """Where the files of finished inputs lie."""
+    return runs.result_path(f"evaluation-{scale}").with_suffix("")
+
+
+def mean_drift(drifts: Iterable[Drift]) -> dict[str, dict[str, float | None]]:
+    """By view, means over `turned` scenes of how far it is from showing what the input shows (`lib.datasets.drift`).
 
     A floor of every number of these scenes: their views are pictures of a 2D model, and no one head matches all.
     None stands where there is no number.
     """
-    found = [
-        {"view": view} | values
-        for scene in scenes
-        if scene.extras.get("kind") == "turned"
-        for view, values in drift(scene).items()
-    ]
+    found = [{"view": view} | values for one in drifts for view, values in one.items()]
     if not found:
         return {}
     means = pd.DataFrame(found).groupby("view").mean().round(6)

@@ -4,16 +4,20 @@ On the command line: `python -m lib.inversion photo.jpg --out out/`.
 """
 
 from lib.inversion.optimisation import Checkpoints, Diverged, State
+from lib.inversion.pose_opt import invert_pose_opt
 from lib.inversion.projection import invert_w, invert_wplus, project, project_batch
 from lib.inversion.pti import invert_pti
 from lib.inversion.result import Inversion
+from lib.inversion.spi import invert_spi
 
 __all__ = [
     "Checkpoints",
     "Diverged",
     "Inversion",
     "State",
+    "invert_pose_opt",
     "invert_pti",
+    "invert_spi",
     "invert_w",
     "invert_wplus",
     "project",

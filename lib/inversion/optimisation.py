@@ -179,7 +179,9 @@ class Stage:
             "optimiser": self.optimiser.state_dict(),
             "rngs": [rng.get_state() for rng in self.rngs],
             "histories": self.histories,
-            "failures": [failure and [*failure.args, failure.step, failure.term] for failure in self.failures],
+            "failures": [
+                failure and [*failure.args, failure.step, failure.term] for failure in self.failures
+            ],
         }
         with replacing(self._file) as temporary:
             torch.save(state, temporary)
@@ -301,15 +303,18 @@ def search(
 
     The projector of StyleGAN2-ADA (Karras et al., 2020): the code is shaken by `shake` while the learning rate is
     high. rngs: one for each picture, so that a batch takes the same steps as its pictures by themselves. wait:
-    first steps in which the code stands still and only `groups` move, parameter groups of Adam with their own,
-    constant rates. noises: noise maps that are moved along. after_step: called when an update is made.
+    first steps in which the code stands still and only `groups` move, parameter groups of Adam with their own rates,
+    which settle to 0 in the end. noises: noise maps that are moved along. after_step: called when an update is made.
     """
     w = start.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([{"params": [w, *noises], "lr": learning_rate}, *groups], lr=learning_rate)
     changing = {"w": w} | {f"noise{i}": noise for i, noise in enumerate(noises)}
     changing |= {
-        f"group{g}.{i}": p for g, group in enumerate(optimiser.param_groups[1:]) for i, p in enumerate(group["params"])
+        f"group{g}.{i}": p
+        for g, group in enumerate(optimiser.param_groups[1:])
+        for i, p in enumerate(group["params"])
     }
+    rates = [group["lr"] for group in optimiser.param_groups[1:]]
     stage = Stage(
         name,
         steps,
@@ -327,6 +332,8 @@ def search(
             waiting = step < wait
             rate = 0.0 if waiting else learning_rate * learning_rate_ramp(t)
             optimiser.param_groups[0]["lr"] = rate
+            for group, base in zip(optimiser.param_groups[1:], rates, strict=True):
+                group["lr"] = base * settling(t)
             steps_aside = torch.cat([torch.randn(w[:1].shape, generator=rng) for rng in rngs]).to(w)
             size = 0.0 if waiting else shake * shake_ramp(t)
             w_plus = (w + size * steps_aside).expand(-1, generator.n_layers, -1)
@@ -344,10 +351,14 @@ def search(
     return Found(w.detach(), stage.histories, stage.failures)
 
 
-def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -> float:
+def learning_rate_ramp(t: float, rampup: float = 0.05) -> float:
     """Factor on the learning rate at progress t in [0, 1]: linear up from 0, flat, a cosine down to 0."""
-    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / rampdown))
-    return down * min(1.0, t / rampup)
+    return settling(t) * min(1.0, t / rampup)
+
+
+def settling(t: float, rampdown: float = 0.25) -> float:
+    """Factor at progress t in [0, 1]: 1, and in the last quarter a cosine down to 0."""
+    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / rampdown))
 
 
 def shake_ramp(t: float, until: float = 0.75) -> float:

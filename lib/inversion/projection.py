@@ -6,7 +6,7 @@ but keep them noise. The papers call the results SG2 and SG2 W+.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from lib.cameras import Camera
 from lib.generators import EG3D
 from lib.generators.stylegan2 import SynthesisLayer
+from lib.inversion.assumptions import warn_of_assumptions
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
 from lib.inversion.optimisation import (
     Callback,
@@ -39,14 +40,29 @@ def invert_w(
     generator: EG3D, target: Tensor, camera: Camera | Tensor | Sequence[float] | None = None, **settings: Any
 ) -> Inversion:
     """Invert a picture into W: one code w for all layers. `settings` are those of `project`."""
-    return project(generator, target, camera, space="w", **settings)
+    return _checked_projection(generator, target, camera, space="w", **settings)
 
 
 def invert_wplus(
     generator: EG3D, target: Tensor, camera: Camera | Tensor | Sequence[float] | None = None, **settings: Any
 ) -> Inversion:
     """Invert a picture into W+: a code for each layer. `settings` are those of `project`."""
-    return project(generator, target, camera, space="wplus", **settings)
+    return _checked_projection(generator, target, camera, space="wplus", **settings)
+
+
+def _checked_projection(
+    generator: EG3D,
+    target: Tensor,
+    camera: Camera | Tensor | Sequence[float] | None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    landmarks: Tensor | None = None,
+    **settings: Any,
+) -> Inversion:
+    """`project`, after warnings of what is unusual in the photo, as far as masks and landmarks tell."""
+    target, camera = checked_target(target, generator), checked_camera(camera, generator)
+    warn_of_assumptions(target, camera, landmarks=landmarks, masks=masks)
+    return project(generator, target, camera, **settings)
 
 
 def project(
@@ -76,8 +92,6 @@ def project_batch(
     cameras: Camera | Tensor | Sequence[float] | None = None,
     *,
     space: Literal["w", "wplus"],
-    masks: Any = None,
-    landmarks: Any = None,
     initial: Tensor | None = None,
     steps: int = 1500,
     learning_rate: float = 0.01,
@@ -103,7 +117,7 @@ def project_batch(
     """Optimise latent codes so that their pictures from `cameras` are `targets`, several at once.
 
     targets: [B, 3, R, R] in [-1, 1] at the generator's resolution. cameras: theirs, also as EG3D's 25 numbers.
-    masks, landmarks: not used by this method; all methods take them. initial: w_plus [B, n_layers, w_dim] to start
+    initial: w_plus [B, n_layers, w_dim] to start
     from instead of the mean code. shake: size of the random steps of the code at the start, in units of its
     spread. conditioning: the camera under which the mean code and its spread are measured ("target": that of the
     first picture). perceptual: replaces LPIPS of `lpips_net` at `lpips_resolution` (None: twice the picture's, at
@@ -120,7 +134,9 @@ def project_batch(
     if noise not in ("own", "discard", "keep"):
         raise ValueError(f"noise is own, discard or keep, not {noise!r}")
     if noise != "own" and len(targets) > 1:
-        raise ValueError(f"noise maps are those of one generator: noise={noise!r} takes one picture at a time")
+        raise ValueError(
+            f"noise maps are those of one generator: noise={noise!r} takes one picture at a time"
+        )
     require_steps(steps=steps)
     about = plain_settings(locals())
     targets = checked_target(targets, generator, pictures=None)

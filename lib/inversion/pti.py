@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
+from lib.inversion.assumptions import warn_of_assumptions
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
 from lib.inversion.optimisation import (
     Callback,
@@ -68,10 +69,10 @@ def invert_pti(
     `initial` gives the pivot. The second stops before the step at which LPIPS has come to `lpips_threshold`
     (None: the paper's 0.06, but never on pictures under 256 px, where so little is reached long before the photo).
     recipe: whose numbers of steps are taken where pivot_steps and steps are None, see `RECIPES`.
-    lam_locality: of the regulariser that keeps the generator as it was elsewhere, 0.1 in the paper's code,
-    where it is off by default; locality_distance: how far from the pivot. masks, landmarks: not used by this
-    method; all methods take them. The other arguments are those of `project_batch`. In the history of a run from a
-    photo "pivot_..." is the first stage.
+    lam_locality: of the regulariser that keeps the generator as it was elsewhere, 0.1 in the paper's code, where
+    it is off by default; locality_distance: how far from the pivot. masks, landmarks: only warned by, where they
+    tell that the photo is unusual; all methods take them. The other arguments are those of `project_batch`. In
+    the history of a run from a photo "pivot_..." is the first stage.
     """
     if recipe not in RECIPES:
         raise ValueError(f"recipe is one of {', '.join(RECIPES)}; got {recipe!r}")
@@ -80,6 +81,7 @@ def invert_pti(
     require_steps(steps=steps, pivot_steps=pivot_steps)
     about = plain_settings(locals())
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
+    warn_of_assumptions(target, camera, landmarks=landmarks, masks=masks)
     if lpips_threshold is None:
         lpips_threshold = 0.06 if generator.resolution >= SMALL_PICTURE else 0.0
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual

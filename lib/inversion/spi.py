@@ -26,6 +26,7 @@ from lib.cameras import Camera
 from lib.contextual import PARTS_OF_FACE, RELEASED_PARTS, VGGFeatures, part_boxes, parts_loss
 from lib.generators import EG3D
 from lib.inversion.anatomy import face_mask, landmarks_uv
+from lib.inversion.assumptions import warn_of_assumptions
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
 from lib.inversion.optimisation import (
     Callback,
@@ -50,15 +51,17 @@ RELEASED = MappingProxyType(
         "interval": 4,
         "views": 4,
         "parts": RELEASED_PARTS,
-        "lam_sym": 0.005,
         "depth_views": "one_sided",
         "warp_depth": "ray_as_axis",
         "lpips_net": "vgg",
         "lpips_threshold": 0.05,
     }
 )
-"""Settings by which the released code differs from the paper. Its contextual loss is a tenth of the paper's by a factor
-of its own, its depth term is not made up for the interval."""
+"""Settings by which the released code differs from the paper. (Its depth term is not made up for the interval.)"""
+
+CONTEXTUAL_SCALE = 0.1
+"""Factor on the contextual loss in the released code, with which lambda_sym is the paper's. The paper prints none and
+cites the loss: read literally, without it, eq. 10 outweighs the photo."""
 
 
 # ----------------------------------------------------------------------- eq. 3-5: a second, less trusted view
@@ -180,21 +183,24 @@ def neighbours(
 
 
 def neighbour_range(
-    yaw: float, form: Literal["fixed", "narrowing", "lambda_m"] = "fixed", fixed: float = 0.2
+    yaw: float, form: Literal["fixed", "narrowing", "lambda_m", "none"] = "fixed", fixed: float = 0.2
 ) -> float:
     """How far neighbours of a view at `yaw` are turned at most (radians).
 
     fixed: the same for all, the released code's default. narrowing: less for faces from the side, its option
     `use_adapt_yaw_range`, a normal density of sigma 0.4 over 2.6. lambda_m: a fixed ratio of lambda_m, as the
-    paper prints it, which is the other way round than its figure 3; the ratio is ours, `fixed` at its most.
+    paper prints it, which is the other way round than its figure 3; the ratio is ours, `fixed` at its most. none:
+    not at all, so that the mirrored photo is compared where it is, unwarped.
     """
+    if form == "none":
+        return 0.0
     if form == "fixed":
         return fixed
     if form == "narrowing":
         return importance(yaw, sigma=0.4).item() / 2.6
     if form == "lambda_m":
         return fixed * mirror_weight(yaw).item()
-    raise ValueError(f"the range of neighbours is fixed, narrowing or lambda_m; got {form!r}")
+    raise ValueError(f"the range of neighbours is fixed, narrowing, lambda_m or none; got {form!r}")
 
 
 # ----------------------------------------------------------------------- eq. 9-11: what is compared
@@ -210,12 +216,15 @@ def symmetry_loss(
     mask: Tensor,
     boxes: Mapping[str, Tensor],
     parts: Sequence[str],
+    size: int = 80,
+    scale: float = CONTEXTUAL_SCALE,
 ) -> Tensor:
     """L_sym, eq. 10: the contextual loss between parts of the face in G(w, pi_t) and in I_{m->t}, summed, [B].
 
-    Where the mirrored photo cannot be trusted both are grey, as in eq. 9.
+    Where the mirrored photo cannot be trusted both are grey, as in eq. 9. size: pixels across a part;
+    scale: see CONTEXTUAL_SCALE.
     """
-    return parts_loss(features, mask * rendered, mask * warped_mirror, boxes, parts=parts)
+    return scale * parts_loss(features, mask * rendered, mask * warped_mirror, boxes, parts=parts, size=size)
 
 
 # ----------------------------------------------------------------------- stage 1, section 4.1
@@ -274,6 +283,8 @@ class Refinement:
         lam_depth: float,
         symmetry: Literal["parts", "whole", "none"],
         parts: Sequence[str],
+        part_size: int,
+        contextual_scale: float,
         neighbour_range: float,
         depth_views: Literal["symmetric", "one_sided"],
         warp_depth: Literal["ray", "ray_as_axis"],
@@ -286,6 +297,7 @@ class Refinement:
         self.perceptual, self.features, self.rng = perceptual, features, rng
         self.lam = {"adjacent": lam_adj, "symmetry": lam_sym, "depth": lam_depth}
         self.symmetry, self.parts = symmetry, parts
+        self.part_size, self.contextual_scale = part_size, contextual_scale
         self.neighbour_range, self.depth_views, self.warp_depth = neighbour_range, depth_views, warp_depth
         self.authentic_mask, self.tolerance = authentic_mask, tolerance
         self.interval, self.views = interval, views
@@ -298,11 +310,11 @@ class Refinement:
         pi_s, pi_m, count = self.source.camera, self.mirror.camera, self.views
         found = {"original": pi_s}
         if self.lam["adjacent"]:
-            found["adjacent"] = neighbours(pi_s, count, self.rng, self.neighbour_range)
+            found["adjacent"] = self._neighbours(pi_s)
         if self.symmetry == "whole":
             found["symmetry"] = pi_m
         elif self.symmetry == "parts" and self.lam["symmetry"]:
-            found["symmetry"] = neighbours(pi_m, count, self.rng, self.neighbour_range)
+            found["symmetry"] = self._neighbours(pi_m)
         if self.lam["depth"]:
             generator = self.rough.generator
             found["depth"] = depth_cameras(generator, count, self.rng, self.depth_views).to(pi_s.device)
@@ -330,9 +342,18 @@ class Refinement:
             auxiliary["adjacent"] = adjacent_loss(image["adjacent"], warp, mask, self.perceptual)
         if "symmetry" in cameras and self.symmetry == "parts":
             warp, mask = self.warped(self.mirror, cameras["symmetry"], rough["symmetry"])
-            boxes = part_boxes(cameras["symmetry"].project(self.mirrored_landmarks.expand(len(warp), -1, -1))[0])
+            boxes = part_boxes(
+                cameras["symmetry"].project(self.mirrored_landmarks.expand(len(warp), -1, -1))[0]
+            )
             auxiliary["symmetry"] = symmetry_loss(
-                self.features, image["symmetry"], warp, mask, boxes, self.parts
+                self.features,
+                image["symmetry"],
+                warp,
+                mask,
+                boxes,
+                self.parts,
+                self.part_size,
+                self.contextual_scale,
             )
         if "symmetry" in cameras and self.symmetry == "whole":
             total = total + self.interval * self.whole.total(self.whole.terms(image["symmetry"]))
@@ -343,11 +364,13 @@ class Refinement:
             total = total + self.interval * self.lam[name] * losses[name]
         return Terms(image["original"], losses, total)
 
+    def _neighbours(self, camera: Camera) -> Camera:
+        """pi_t of one step, up and down half as far as to the sides."""
+        return neighbours(camera, self.views, self.rng, self.neighbour_range, self.neighbour_range / 2)
+
     def warped(self, source: Source, camera: Camera, depth: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 7-8; without the authentic mask all of the warped picture counts."""
-        image, mask = warped(
-            source, camera, depth, tolerance=self.tolerance, warp_depth=self.warp_depth
-        )
+        image, mask = warped(source, camera, depth, tolerance=self.tolerance, warp_depth=self.warp_depth)
         return image, mask if self.authentic_mask else torch.ones_like(mask)
 
 
@@ -369,8 +392,10 @@ def invert_spi(
     lam_depth: float = 1.0,
     symmetry: Literal["parts", "whole", "none"] = "parts",
     parts: Sequence[str] = tuple(PARTS_OF_FACE),
+    part_size: int | None = None,
+    contextual_scale: float = CONTEXTUAL_SCALE,
     gate_symmetry: bool = False,
-    neighbour_form: Literal["fixed", "narrowing", "lambda_m"] = "fixed",
+    neighbour_form: Literal["fixed", "narrowing", "lambda_m", "none"] = "fixed",
     depth_views: Literal["symmetric", "one_sided"] = "symmetric",
     warp_depth: Literal["ray", "ray_as_axis"] = "ray",
     authentic_mask: bool = True,
@@ -396,20 +421,23 @@ def invert_spi(
     that stands for stage 1. latent_settings: further settings of `project` for it. steps=0 leaves out stage 2.
 
     mirror_form: lambda_m of eq. 4, see `mirror_weight`; "none" leaves the mirrored photo out of stage 1.
-    symmetry: "parts" is eq. 10; "whole" fits the mirrored photo like the photo (the paper's figure 9); "none" leaves
-    it out of stage 2. gate_symmetry: eq. 10 counts only where lambda_m > 0, as in the released code.
-    neighbour_form: see `neighbour_range`. depth_views: see `depth_cameras`. warp_depth, tolerance: see `warped`.
-    authentic_mask: False trusts all of what is warped. views, interval: every `interval`-th step takes so many
-    views for each auxiliary term; in the released code four, every fourth step. lpips_threshold: stop where
-    LPIPS of the photo has come to it, 0.05 in the released code. features: of the contextual loss; conv2_1 of VGG16
-    stands in for the paper's VGG19 (`VGGFeatures(net="vgg19", weights=...)`). RELEASED has the settings of the
-    released code. The other arguments are those of `project_batch`. In the history "latent_..." is stage 1.
+    symmetry: "parts" is eq. 10; "whole" fits the mirrored photo like the photo (the paper's figure 9); "none"
+    leaves it out of stage 2. part_size: pixels across a part of the face in eq. 10 (None: 80 as in the released
+    code, 40 for pictures under 256 px, which have no more to show). contextual_scale: see CONTEXTUAL_SCALE.
+    gate_symmetry: eq. 10 counts only where lambda_m > 0, as in the released code. neighbour_form: see
+    `neighbour_range`. depth_views: see `depth_cameras`. warp_depth, tolerance: see `warped`. authentic_mask:
+    False trusts all of what is warped. views, interval: every `interval`-th step takes so many views for each
+    auxiliary term; in the released code four, every fourth step. lpips_threshold: stop where LPIPS of the photo
+    has come to it, 0.05 in the released code. features: of the contextual loss; conv2_1 of VGG16 stands in for
+    the paper's VGG19 (`VGGFeatures(net="vgg19", weights=...)`). RELEASED has the settings of the released code.
+    The other arguments are those of `project_batch`. In the history "latent_..." is stage 1.
     """
     if symmetry not in ("parts", "whole", "none"):
         raise ValueError(f"symmetry is parts, whole or none; got {symmetry!r}")
     require_steps(latent_steps=latent_steps, interval=interval, views=views)
     about = plain_settings(locals())
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
+    warn_of_assumptions(target, camera, symmetric=True, landmarks=landmarks, masks=masks)
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     yaw = camera.yaw.item()
     lambda_m = 0.0 if mirror_form == "none" else mirror_weight(yaw, mirror_form).item()
@@ -445,6 +473,8 @@ def invert_spi(
         lam_depth=lam_depth,
         symmetry="none" if gate_symmetry and lambda_m == 0 else symmetry,
         parts=parts,
+        part_size=(80 if generator.resolution >= 256 else 40) if part_size is None else part_size,
+        contextual_scale=contextual_scale,
         neighbour_range=neighbour_range(yaw, neighbour_form),
         depth_views=depth_views,
         warp_depth=warp_depth,

@@ -38,8 +38,9 @@ PAPER_TABLES = RUNS / "paper_tables"
 KINDS = ("samples", "painted", "turned", "heads")
 """Of scenes, the easiest first."""
 
-REAL_KINDS = ("celeba_hq", "ffhq", "mead", "afhq_cats", "now", "folder")
-"""Of scenes too, where a user has the files (`lib.datasets.real_scenes`). They are of no split: all are for testing."""
+REAL_KINDS = ("celeba_hq", "ffhq", "mead", "afhq_cats", "now", "folder", "photos")
+"""Of scenes too: where a user has the files (`lib.datasets.real_scenes`), and `lib.datasets.photos`. They are of no
+split: all are for testing."""
 
 VIEWS = {
     "input": "input view",

@@ -1,7 +1,8 @@
 """Verdicts on the papers' claims, by paired bootstrap over images. The rules, which stand before any data does:
 
 * The unit is the image. Methods are compared on the same images and views; the differences of an image's views
-  are averaged to one, and of these the mean and its bootstrap interval are taken (`lib.metrics.statistics`).
+  are averaged to one, and of these the mean and its bootstrap interval are taken (`lib.metrics.statistics`). An
+  image on which one of the two was never run, as ablations are run on few, does not count; one on which it failed does.
 * Each kind of scene is judged by itself: a test on two kinds gives two findings.
 * A finding holds if its interval at `LEVEL` lies wholly where the claim expects it. All must hold for
   "reproduced": if each does so by chance in at most 5 % of cases, so do all together.
@@ -38,6 +39,7 @@ __all__ = [
     "Finding",
     "Verdict",
     "as_record",
+    "as_rows",
     "counts",
     "find",
     "judge",
@@ -61,6 +63,9 @@ COSTS = ("seconds", "peak_memory_mb")
 VIDEO_VIEWS = "ellipse"
 """How the names of views begin that are there to be looked at, and decide nothing."""
 
+FRACTION = "fraction"
+"""Column of a table, if it has one, that says what share of its paper's steps a method took."""
+
 COLUMNS = ("method", "scene", "scene_kind", "split", "view", "yaw", "is_input", "metric", "value")
 
 
@@ -70,7 +75,8 @@ class Finding:
 
     estimate, low, high: mean of left - factor * right, or its slope, and its interval at `LEVEL`; None where
     nothing could be estimated. baseline: factor times the mean of the right method, or, where the test has none, the
-    mean of the left one. n: images that count.
+    mean of the left one. n: images that count. fraction: of the papers' steps that the methods took, the smallest;
+    None where nobody says.
     """
 
     test: Test
@@ -82,6 +88,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     baseline: float | None = None
+    fraction: float | None = None
 
     @property
     def change(self) -> tuple[float, float, float] | None:
@@ -93,7 +100,8 @@ class Finding:
     def __str__(self) -> str:
         found = "" if self.estimate is None else f" {self.estimate:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.test}, {self.kind}:{found}, n = {self.n}, {self.outcome}{reason}"
+        steps = "" if self.fraction is None else f", {self.fraction:.2g} of the steps"
+        return f"{self.test}, {self.kind}:{found}, n = {self.n}{steps}, {self.outcome}{reason}"
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,10 @@ class Verdict:
     @property
     def n(self) -> int:
         return self.deciding.n if self.deciding else 0
+
+    @property
+    def fraction(self) -> float | None:
+        return self.deciding and self.deciding.fraction
 
 
 def _distance_from_border(finding: Finding) -> float:
@@ -192,10 +204,11 @@ def find(test: Test, kind: str, table: pd.DataFrame, *, strict: float = LEVEL, s
     absent = [name for name in test.methods if name not in set(table["method"])]
     if absent:
         return Finding(test, kind, "missing", f"no results of {', '.join(absent)}")
-    paired = paired_values(test, table[table["scene_kind"] == kind])
+    rows = run_by_all(test.methods, table[table["scene_kind"] == kind])
+    paired = paired_values(test, rows)
     known = ~np.isnan(paired.difference)
     values, yaw = paired.difference[known], paired.yaw[known]
-    made = functools.partial(Finding, test, kind, n=len(values))
+    made = functools.partial(Finding, test, kind, n=len(values), fraction=smallest_fraction(rows))
     if not len(values):
         return made("open", f"{test.metric} was not measured there")
     if len(values) < FEWEST or (test.trend and len(np.unique(yaw)) < 2):
@@ -223,9 +236,22 @@ def _outcome(
     return "open", "the interval says neither"
 
 
+def run_by_all(methods: Sequence[str], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of these methods on the images on which every one of them was run; a method that failed was."""
+    rows = rows[rows["method"].isin(methods)]
+    return rows[rows.groupby("scene")["method"].transform("nunique") == len(set(methods))]
+
+
+def smallest_fraction(rows: pd.DataFrame) -> float | None:
+    """Of the papers' steps, among the methods of `rows`; None where that of a method is not told."""
+    if FRACTION not in rows or rows.empty:
+        return None
+    told = rows.groupby("method")[FRACTION].min()
+    return None if told.isna().any() else float(told.min())
+
+
 def paired_values(test: Test, rows: pd.DataFrame) -> Paired:
     """What the methods of a test gave on each image of `rows`. An image counts if each of its views has a value."""
-    rows = rows[rows["method"].isin(test.methods)]
     yaw = rows[rows["is_input"]].groupby("scene")["yaw"].first().abs()
     if test.input_yaw is not None:
         yaw = yaw[yaw.between(*test.input_yaw)]
@@ -309,6 +335,31 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 # ---- writing down -----------------------------------------------------------------------------------------
 
 
+def as_rows(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
+    """Verdicts as rows of a table. Beside each stands what it rests on, of the finding that decides.
+
+    n: images. steps: share of the papers' steps. change, low, high: as shares of the right method's mean. None where
+    there is no such number.
+    """
+    return [
+        {
+            "id": verdict.claim.id,
+            "where": verdict.claim.where,
+            "claim": verdict.claim.statement,
+            "status": verdict.status,
+            "n": verdict.n if verdict.deciding else None,
+            "steps": verdict.fraction,
+            **dict(zip(("change", "low", "high"), _change(verdict), strict=True)),
+            "why": verdict.reason,
+        }
+        for verdict in verdicts
+    ]
+
+
+def _change(verdict: Verdict) -> tuple[float | None, ...]:
+    return (verdict.deciding and verdict.deciding.change) or (None, None, None)
+
+
 def as_record(verdicts: Iterable[Verdict]) -> dict[str, Mapping[str, object]]:
     """Verdicts by claim in plain values, for the record of a run."""
     return {verdict.claim.id: _recorded(verdict) for verdict in verdicts}
@@ -323,6 +374,7 @@ def _recorded(verdict: Verdict) -> dict[str, object]:
             "outcome": finding.outcome,
             "reason": finding.reason,
             "n": finding.n,
+            "fraction": finding.fraction,
             "estimate": finding.estimate,
             "interval": None if finding.estimate is None else [finding.low, finding.high],
             "paper_change": finding.test.paper_change(),
