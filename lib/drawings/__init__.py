@@ -48,6 +48,7 @@ from lib.drawings.metrics import (
 )
 from lib.drawings.prior import count_panels, densities_over_normal, line_panels, two_moves
 from lib.drawings.scenes import carried, carried_views, contact_sheet, drift_chart
+from lib.drawings.spi_warps import MaskSteps, Turned, authentic_mask_steps, warped_over_yaw
 
 __all__ = [
     "AXIS_COLOURS",
@@ -63,9 +64,12 @@ __all__ = [
     "U_COLOUR",
     "V_COLOUR",
     "Card",
+    "MaskSteps",
     "Stage",
+    "Turned",
     "along_the_ray",
     "asked_and_got",
+    "authentic_mask_steps",
     "axis_names",
     "carried",
     "carried_views",
@@ -102,5 +106,6 @@ __all__ = [
     "stack_drawing",
     "sum_and_integral",
     "two_moves",
+    "warped_over_yaw",
     "world_and_camera",
 ]

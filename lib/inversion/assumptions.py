@@ -25,7 +25,6 @@ from lib import parsing
 from lib.cameras import Camera
 from lib.contextual import canonical_landmarks
 from lib.faces import WORLD_PER_CM, canonical_mesh
-from lib.images import resize
 
 KNOWN_YAW, KNOWN_PITCH = 0.7, 0.35
 """Radians to either side within which portraits64 saw 96 and 98 per cent of its portraits."""
@@ -43,10 +42,10 @@ MOST_OFFSET = 0.045
 """Of the picture's side. Cameras that were found by the landmarks leave 0.03 or less, a wrong yaw by 0.4 rad 0.05."""
 
 LEAST_FACE = 0.7
-"""Share of the face that the parsing network sees as such: 0.85 or more on 95 per cent of plain portraits."""
+"""Share of the face that the parsing network sees as such: 0.84 or more on 95 per cent of plain portraits."""
 
 LEAST_PART = 0.4
-"""Share of nose or mouth: on plain portraits 0.6 or more, behind a hand most often nothing."""
+"""Share of nose or mouth: on plain portraits 0.77 or more, behind a hand most often nothing."""
 
 MOST_MIRROR_DIFFERENCE = 0.25
 """Of colours in [0, 1]: a median of 0.10 on plain portraits, and 0.20 at most on samples of portraits64."""
@@ -58,7 +57,7 @@ LEAST_FACING = 0.35
 """Cosine between surface and direction to the camera from which colours are read: more slanted ones are blurred."""
 
 PHOTO_SIDE = 64
-"""Pixels across pictures that are searched for flat colours: in larger ones photos are smooth too."""
+"""Pixels across a picture that are searched for flat colours: closer neighbours are alike in photos too."""
 
 
 class AssumptionWarning(UserWarning):
@@ -86,6 +85,7 @@ def check_assumptions(
     mean face of its heads; None is where that of the embedded generators stands.
     """
     target, camera = _checked(target, camera)
+    masks = _checked_masks(masks or {})
     expected_uv = canonical_landmarks(camera, vertices_world)[0]
     uv = expected_uv if landmarks is None else _landmarks_uv(landmarks, len(expected_uv))
     doubts = [
@@ -94,16 +94,19 @@ def check_assumptions(
         drawing_doubt(target, uv),
         detection_doubt(face_found),
         camera_doubt(uv, expected_uv),
-        cover_doubt(camera, uv, masks or {}),
+        cover_doubt(camera, uv, masks),
         symmetry_doubt(target, camera, uv) if symmetric else None,
     ]
     return [doubt for doubt in doubts if doubt]
 
 
-def warn_of_assumptions(target: Tensor, camera: Camera, *, stacklevel: int = 2, **settings: object) -> None:
-    """An AssumptionWarning for each sentence of `check_assumptions`, whose `settings` these are."""
+def warn_of_assumptions(target: Tensor, camera: Camera, *, stacklevel: int = 3, **settings: object) -> None:
+    """An AssumptionWarning for each sentence of `check_assumptions`, whose `settings` these are.
+
+    stacklevel: as of `warnings.warn`; 3 is where the function was called that calls this one.
+    """
     for doubt in check_assumptions(target, camera, **settings):
-        warnings.warn(doubt, AssumptionWarning, stacklevel=stacklevel + 1)
+        warnings.warn(doubt, AssumptionWarning, stacklevel=stacklevel)
 
 
 def _checked(target: Tensor, camera: Camera) -> tuple[Tensor, Camera]:
@@ -116,6 +119,15 @@ def _checked(target: Tensor, camera: Camera) -> tuple[Tensor, Camera]:
     if len(camera) != 1:
         raise ValueError(f"a photo has one camera; got {len(camera)}")
     return target.detach().float().cpu(), camera.detach().to("cpu", torch.float32)
+
+
+def _checked_masks(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the masks that are looked at, as floats [1, 1, R, R] on the CPU."""
+    known = {part: masks[part] for part in ("face", "nose", "mouth") if part in masks}
+    for part, mask in known.items():
+        if mask.ndim != 4 or mask.shape[:2] != (1, 1):
+            raise ValueError(f"expected masks[{part!r}] [1, 1, R, R]; got {list(mask.shape)}")
+    return {part: mask.detach().float().cpu() for part, mask in known.items()}
 
 
 def _landmarks_uv(landmarks: Tensor, count: int) -> Tensor:
@@ -132,7 +144,7 @@ def _landmarks_uv(landmarks: Tensor, count: int) -> Tensor:
 # -------------------------------------------------------------------- the camera
 def pose_doubt(camera: Camera, known_yaw: float = KNOWN_YAW, known_pitch: float = KNOWN_PITCH) -> str | None:
     """The generator learnt heads from this side."""
-    yaw, pitch = camera.yaw.item(), camera.pitch.item()
+    yaw, pitch = (round(angle.item(), 2) + 0.0 for angle in (camera.yaw, camera.pitch))  # no -0.00
     if abs(yaw) <= known_yaw and abs(pitch) <= known_pitch:
         return None
     return (
@@ -184,7 +196,8 @@ def colour_spread(image: Tensor) -> tuple[float, float]:
 def drawing_doubt(target: Tensor, landmarks_uv: Tensor) -> str | None:
     """The picture is a photo: its colours change from pixel to pixel."""
     share = flat_share(target, landmarks_uv)
-    if share <= MOST_FLAT:
+    one_colour = colour_spread(target)[0] < LEAST_CONTRAST  # which is another doubt
+    if share <= MOST_FLAT or one_colour:
         return None
     return (
         f"expected a photo; found a drawing, or something painted over the face: {share:.0%} of it are of flat colours "
@@ -195,9 +208,11 @@ def drawing_doubt(target: Tensor, landmarks_uv: Tensor) -> str | None:
 def flat_share(image: Tensor, landmarks_uv: Tensor, step: float = 1.5 / 255) -> float:
     """Share of neighbouring pixels in the box about the face that differ by less than a step of colours in [0, 1].
 
-    image: [1, 3, R, R]; landmarks_uv: [N, 2]. 0 where the face lies outside the picture.
+    image: [1, 3, R, R]; landmarks_uv: [N, 2]. Of large pictures only some pixels are looked at, which smooths nothing. 0
+    where the face lies outside the picture.
     """
-    image = resize(image, min(PHOTO_SIDE, image.shape[-1]))
+    stride = max(1, round(image.shape[-1] / PHOTO_SIDE))
+    image = image[..., stride // 2 :: stride, stride // 2 :: stride]
     size = image.shape[-1]
     left, top = (landmarks_uv.amin(dim=0) * size).floor().int().clamp(0, size).tolist()
     right, bottom = (landmarks_uv.amax(dim=0) * size).ceil().int().clamp(0, size).tolist()
@@ -234,21 +249,17 @@ def cover_doubt(camera: Camera, landmarks_uv: Tensor, masks: Mapping[str, Tensor
 
 
 def face_share(camera: Camera, landmarks_uv: Tensor, mask: Tensor) -> float:
-    """Share of the face's surface towards the camera that a mask [1, 1, R, R] covers; landmarks_uv: [468, 2]."""
+    """Share of the face's surface towards the camera that a mask [1, 1, R, R] of floats covers, by landmarks [468, 2]."""
     surface = face_surface()
     weights = surface.areas * (surface.facing(camera) > 0)
-    covered = _colours_at(_flat(mask), landmarks_uv, outside="zeros")[:, 0]
+    covered = _colours_at(mask, landmarks_uv, outside="zeros")[:, 0]
     return ((weights * covered).sum() / weights.sum()).item()
 
 
 def part_share(part: str, landmarks_uv: Tensor, mask: Tensor) -> float:
-    """Share of a part, nose or mouth, as landmarks [N, 2] outline it, that a mask [1, 1, R, R] covers."""
+    """Share of a part, nose or mouth, as landmarks [N, 2] outline it, that a mask [1, 1, R, R] of floats covers."""
     expected = parsing.landmark_masks(landmarks_uv.numpy(), mask.shape[-1])[part]
-    return (_flat(mask) * expected).sum().item() / max(expected.sum().item(), 1)
-
-
-def _flat(mask: Tensor) -> Tensor:
-    return mask.detach().float().cpu()
+    return (mask * expected).sum().item() / max(expected.sum().item(), 1)
 
 
 # -------------------------------------------------------------------- symmetry
