@@ -30,6 +30,9 @@ READERS = (
 )
 """Modules that bring files into memory. They do not count: what was read is known by its content."""
 
+SPEAKERS = ("lib.inversion.assumptions",)
+"""Modules that only warn. They do not count: no result depends on a warning."""
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -126,7 +129,7 @@ def _meant(definition: Definition, rest: list[str]) -> Iterator[Definition]:
 
 def _resolved(parts: tuple[str, ...]) -> Iterator[Definition]:
     """What a dotted name stands for: a definition, through the packages that pass it on; or all of a module."""
-    if parts[0] != "lib" or ".".join(parts).startswith(READERS):
+    if parts[0] != "lib" or ".".join(parts).startswith(READERS + SPEAKERS):
         return
     for depth in range(1, len(parts)):
         names = _names(_file(parts[:depth]))

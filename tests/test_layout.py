@@ -26,6 +26,7 @@ ORDER = [
     "faces",
     "generators",
     "perceptual",
+    "contextual",
     "identity",
     "losses",
     "warping",

@@ -56,6 +56,9 @@ SEEN_TWICE = 0.1
 LEAST_FACING = 0.35
 """Cosine between surface and direction to the camera from which colours are read: more slanted ones are blurred."""
 
+DARK = 0.2
+"""Colours in [0, 1] below which photos are flat too."""
+
 PHOTO_SIDE = 64
 """Pixels across a picture that are searched for flat colours: closer neighbours are alike in photos too."""
 
@@ -88,14 +91,15 @@ def check_assumptions(
     masks = _checked_masks(masks or {})
     expected_uv = canonical_landmarks(camera, vertices_world)[0]
     uv = expected_uv if landmarks is None else _landmarks_uv(landmarks, len(expected_uv))
+    misplaced = camera_doubt(uv, expected_uv)
     doubts = [
         pose_doubt(camera, known_yaw, known_pitch),
         colour_doubt(target),
         drawing_doubt(target, uv),
         detection_doubt(face_found),
-        camera_doubt(uv, expected_uv),
+        misplaced,
         cover_doubt(camera, uv, masks),
-        symmetry_doubt(target, camera, uv) if symmetric else None,
+        symmetry_doubt(target, camera, uv) if symmetric and not misplaced else None,
     ]
     return [doubt for doubt in doubts if doubt]
 
@@ -208,8 +212,8 @@ def drawing_doubt(target: Tensor, landmarks_uv: Tensor) -> str | None:
 def flat_share(image: Tensor, landmarks_uv: Tensor, step: float = 1.5 / 255) -> float:
     """Share of neighbouring pixels in the box about the face that differ by less than a step of colours in [0, 1].
 
-    image: [1, 3, R, R]; landmarks_uv: [N, 2]. Of large pictures only some pixels are looked at, which smooths nothing. 0
-    where the face lies outside the picture.
+    image: [1, 3, R, R]; landmarks_uv: [N, 2]. Of large pictures only some pixels are looked at, which smooths nothing,
+    and none in the dark. 0 where nothing of the face is left.
     """
     stride = max(1, round(image.shape[-1] / PHOTO_SIDE))
     image = image[..., stride // 2 :: stride, stride // 2 :: stride]
@@ -217,8 +221,13 @@ def flat_share(image: Tensor, landmarks_uv: Tensor, step: float = 1.5 / 255) -> 
     left, top = (landmarks_uv.amin(dim=0) * size).floor().int().clamp(0, size).tolist()
     right, bottom = (landmarks_uv.amax(dim=0) * size).ceil().int().clamp(0, size).tolist()
     face = (image[0, :, top:bottom, left:right] + 1) / 2
-    changes = torch.cat([face.diff(dim=axis).abs().amax(dim=0).flatten() for axis in (1, 2)])
-    return (changes < step).float().mean().item() if len(changes) else 0.0
+    lit = (face.amax(dim=0, keepdim=True) > DARK).float()
+    flat = total = 0.0
+    for axis in (1, 2):
+        both_lit = lit.diff(dim=axis).eq(0) & lit.narrow(axis, 0, max(lit.shape[axis] - 1, 0)).bool()
+        flat += (both_lit & (face.diff(dim=axis).abs().amax(dim=0) < step)).sum().item()
+        total += both_lit.sum().item()
+    return flat / total if total else 0.0
 
 
 # -------------------------------------------------------------------- the face
@@ -249,7 +258,7 @@ def cover_doubt(camera: Camera, landmarks_uv: Tensor, masks: Mapping[str, Tensor
 
 
 def face_share(camera: Camera, landmarks_uv: Tensor, mask: Tensor) -> float:
-    """Share of the face's surface towards the camera that a mask [1, 1, R, R] of floats covers, by landmarks [468, 2]."""
+    """Share of the face's surface towards the camera covered by a mask [1, 1, R, R] of floats."""
     surface = face_surface()
     weights = surface.areas * (surface.facing(camera) > 0)
     covered = _colours_at(mask, landmarks_uv, outside="zeros")[:, 0]
