@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -135,14 +136,6 @@ def test_an_unknown_form_of_the_weight_is_refused():
 
 
 # -------------------------------------------------------------------- eq. 5
-def captured_objective(monkeypatch, generator, target, perceptual, **settings):
-    """What stage 1 minimises, as `project` is given it."""
-    kept = {}
-    monkeypatch.setattr(spi, "project", lambda *_, objective, **__: kept.update(objective=objective))
-    rough_inversion(generator, target, VIEW, perceptual=perceptual, **settings)
-    return kept["objective"]
-
-
 @pytest.mark.parametrize(("lambda_m", "lam_l2"), [(0.7, 0.0), (0.0, 0.0), (0.3, 2.0)])
 def test_stage_1_minimises_equation_5(generator, code, target, lambda_m, lam_l2):
     """At its first step, unshaken: LPIPS of the photo plus lambda_m LPIPS of the mirrored photo, mirrored by hand."""
@@ -221,8 +214,8 @@ def test_gradient_of_equation_5_by_finite_differences(monkeypatch, generator, co
     for seed in range(3):
         direction = torch.randn(w.shape, generator=rng(seed), dtype=torch.float64)
         with torch.no_grad():
-            ahead, behind = (objective(exact, w + h * direction, 0).total.item() for h in (1e-5, -1e-5))
-        assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / 2e-5, rel=1e-4)
+            ahead, behind = (objective(exact, w + h * direction, 0).total.item() for h in (1e-7, -1e-7))
+        assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / 2e-7, rel=1e-5)
 
 
 # -------------------------------------------------------------------- eq. 6
@@ -341,13 +334,13 @@ def test_nothing_outside_the_face_or_hidden_is_trusted():
     half[..., : SIDE // 2] = 1
     source = replace(source, depth=torch.full_like(source.depth, 2.55), face=half)
     view, depth = orbit(0.55, 0.05), torch.full((1, 1, SIDE, SIDE), 2.55)
-    _, mask = warped(source, view, depth, tolerance=0.3)
+    _, mask = warped(source, view, depth, tolerance=0.02)
     uv, distance = pixels_in_view(view, depth, source.camera)
     u = uv[0, :, 0].reshape(SIDE, SIDE)
-    seen = visible(uv, distance, source.depth, 0.3)[0, 0]
+    seen = visible(uv, distance, source.depth, 0.02)[0, 0]
     assert (mask[0, 0][u > 0.5 + 0.5 / SIDE] == 0).all()
     inside = (u < 0.5 - 0.5 / SIDE) & seen
-    assert inside.sum() > 50 and torch.allclose(mask[0, 0][inside], torch.ones(int(inside.sum())))
+    assert inside.sum() > 30 and torch.allclose(mask[0, 0][inside], torch.ones(int(inside.sum())))
     assert (~seen).any() and (mask[0, 0][~seen] == 0).all()
     assert warped(replace(source, face=torch.zeros_like(half)), view, depth, tolerance=9.0)[1].max() == 0
 
@@ -678,45 +671,34 @@ def test_only_the_tuned_generator_gets_gradients(rough, source, landmarks, tuned
 
 
 def test_gradient_of_equation_12_by_finite_differences(rough, source, landmarks, tuned):
-    """Along a random direction of all weights at once. Coarse samples only, for the reason given at eq. 5."""
-    exact = copy.deepcopy(tuned).double()
-    base = replace(
-        rough, w_plus=rough.w_plus.double(), generator=copy.deepcopy(rough.generator).double(), planes=None
+    """Along random directions of all weights at once. Coarse samples only, for the reason given at eq. 5."""
+    exact, perceptual = copy.deepcopy(tuned).double().requires_grad_(True), DoubleFeatures()
+    camera = VIEW.to(dtype=torch.float64)
+    base = Inversion(
+        rough.w_plus.double(), copy.deepcopy(rough.generator).double().requires_grad_(False), camera
     )
-    base = replace(base, planes=base.generator.planes(base.w_plus).detach(), camera=VIEW.to(dtype=torch.float64))
-    exact_source = Source(
-        source.image.double(), base.camera, source.depth.double(), source.face.double()
+    precise = Source(source.image.double(), camera, source.depth.double(), source.face.double())
+    loss = refinement(
+        base.still(), precise, landmarks[None].double(), perceptual=perceptual, features=perceptual.target
     )
-    perceptual = DoubleFeatures()
+    views = refinement(rough, source, landmarks[None]).cameras()
+    loss.cameras = lambda: {name: view.to(dtype=torch.float64) for name, view in views.items()}
+    loss.lam |= {"adjacent": 1.0, "symmetry": 1.0}
     sampling = early_sampling(exact, "coarse", 1.0, 0.0)
 
-    def objective() -> Tensor:
-        loss = refinement(
-            base,
-            exact_source,
-            landmarks[None].double(),
-            perceptual=perceptual,
-            features=perceptual.target,
-            lam_sym=1.0,
-        )
-        return loss(exact, 0, **sampling).total.sum()
-
-    weights = list(exact.requires_grad_(True).parameters())
-    gradients = torch.autograd.grad(objective(), weights, allow_unused=True)
-    draws = rng(2)
-    direction = [torch.randn(weight.shape, generator=draws, dtype=torch.float64) for weight in weights]
-    slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None).item()
-
-    def moved(step: float) -> float:
+    weights = list(exact.parameters())
+    gradients = torch.autograd.grad(loss(exact, 0, **sampling).total.sum(), weights, allow_unused=True)
+    for seed in range(2):
+        draws = rng(seed)
+        direction = [torch.randn(weight.shape, generator=draws, dtype=torch.float64) for weight in weights]
+        slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None)
+        values = []
         with torch.no_grad():
-            for weight, d in zip(weights, direction, strict=True):
-                weight.add_(step * d)
-            value = objective().item()
-            for weight, d in zip(weights, direction, strict=True):
-                weight.sub_(step * d)
-        return value
-
-    assert slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-3)
+            for step in (1e-7, -2e-7):  # ahead, then behind
+                for weight, d in zip(weights, direction, strict=True):
+                    weight.add_(step * d)
+                values.append(loss(exact, 0, **sampling).total.item())
+        assert slope.item() == pytest.approx((values[0] - values[1]) / 2e-7, rel=1e-4)
 
 
 # -------------------------------------------------------------------- the method
@@ -764,7 +746,7 @@ def test_stage_2_begins_where_stage_1_ends(invert, generator, target):
         generator,
         target,
         VIEW,
-        lambda_m=mirror_weight(0.45).item(),
+        lambda_m=mirror_weight(VIEW.yaw.item()).item(),
         perceptual=PERCEPTUAL,
         steps=3,
         progress=False,
@@ -890,26 +872,25 @@ def test_bad_pictures_and_cameras_are_refused(invert, target):
         invert(camera=Camera.cat([VIEW, VIEW]))
 
 
-@pytest.mark.parametrize(("yaw", "message"), [(0.9, r"yaw \+0\.90")])
-def test_it_warns_of_what_the_generator_does_not_know(invert, generator, code, yaw, message):
-    camera = generator.camera(yaw, 0.0)
+def test_it_warns_of_what_the_generator_does_not_know(invert, generator, code):
+    camera = generator.camera(0.9, 0.0)
     picture = generator.synthesize(code, camera).image.clamp(-1, 1)
-    with pytest.warns(AssumptionWarning, match=message):
+    with pytest.warns(AssumptionWarning, match=r"yaw \+0\.90"):
         invert(picture, camera, steps=1, latent_steps=1)
 
 
-def test_it_warns_of_halves_that_differ_which_other_methods_do_not_care_for(invert, generator):
-    """A frontal picture, one half light and one dark."""
+def test_it_warns_of_halves_that_differ_which_pti_does_not_mind(invert, generator):
     front = generator.camera(0.0, 0.0)
     noise = 0.2 * torch.randn(1, 3, SIDE, SIDE, generator=rng())
-    picture = (torch.linspace(-1.4, 1.4, SIDE) + noise).clamp(-1, 1)
-    settings = {"steps": 1, "latent_steps": 1}
-    with pytest.warns(AssumptionWarning) as found:
-        invert(picture, front, landmarks=canonical_landmarks(front)[0], **settings)
-    assert any("mirror image" in str(one.message) for one in found)
-    with pytest.warns(AssumptionWarning) as found:
-        invert_pti(
-            generator, picture, front, pivot_steps=1, steps=1, perceptual=PERCEPTUAL, progress=False
-        )
-        torch._C  # noqa: B018
-    assert not any("mirror image" in str(one.message) for one in found)
+    picture = (torch.linspace(-1.4, 1.4, SIDE) + noise).clamp(-1, 1)  # dark on one side, light on the other
+    where = {"landmarks": canonical_landmarks(front)[0], "perceptual": PERCEPTUAL, "progress": False}
+
+    def warned(method, **counts) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", AssumptionWarning)
+            method(picture, front, **where, **counts)
+        return [str(one.message) for one in found if issubclass(one.category, AssumptionWarning)]
+
+    assert any("mirror image" in text for text in warned(invert, latent_steps=1, steps=1))
+    pti = warned(lambda *a, **k: invert_pti(generator, *a, **k), pivot_steps=1, steps=1)
+    assert not any("mirror image" in text for text in pti)

@@ -323,7 +323,7 @@ class Refinement:
     def __call__(self, tuned: EG3D, step: int, **sampling: Any) -> Terms:
         """L_opt = L_ori + lambda_adj L_adj + lambda_sym L_sym + lambda_depth L_depth, eq. 12.
 
-        Where the auxiliary terms are not taken at every step they count for those that they are not taken at.
+        Where the auxiliary terms are not taken at every step they count for those that they are not taken at, too.
         """
         w, cameras = self.rough.w_plus, self.cameras()
         if step % self.interval:
@@ -332,10 +332,9 @@ class Refinement:
         together = Camera.cat(list(cameras.values()))
         view = tuned.render(planes, w, together, **sampling)
         image, depth = (_by_name(x, cameras) for x in (view.image, view.depth))
-        rough = _by_name(self.rough.render(together, **sampling).depth, cameras)
-
         losses = self.photo.terms(image["original"])  # L_ori, eq. 11: L2 + LPIPS
         total = self.photo.total(losses)
+        rough = self.rough_depths({name: cameras[name] for name in cameras if name != "original"}, **sampling)
         auxiliary = {}
         if "adjacent" in cameras:
             warp, mask = self.warped(self.source, cameras["adjacent"], rough["adjacent"])
@@ -363,6 +362,12 @@ class Refinement:
             losses[name] = values.mean(dim=0, keepdim=True)
             total = total + self.interval * self.lam[name] * losses[name]
         return Terms(image["original"], losses, total)
+
+    def rough_depths(self, cameras: Mapping[str, Camera], **sampling: Any) -> dict[str, Tensor]:
+        """D_0 in the views of the auxiliary terms, which also are the D_t of eq. 7."""
+        if not cameras:
+            return {}
+        return _by_name(self.rough.render(Camera.cat(list(cameras.values())), **sampling).depth, cameras)
 
     def _neighbours(self, camera: Camera) -> Camera:
         """pi_t of one step, up and down half as far as to the sides."""
