@@ -94,6 +94,7 @@ def test_flat_share_counts_equal_neighbours_in_the_face():
     assert flat_share(stripes, uv) == pytest.approx((1 + 16 / 31) / 2, abs=0.01)
     assert flat_share(torch.where(columns() > 0, noise, flat), uv - 0.25) == 1
     assert flat_share(flat, uv + 2) == 0, "a face outside the picture is no drawing"
+    assert flat_share(flat - 0.9, uv) == 0, "nor is a dark one"
 
 
 def test_flat_share_does_not_depend_on_the_size_of_a_cartoon(portrait):
@@ -193,9 +194,11 @@ def test_plain_samples_raise_no_doubt(samples):
         assert check_assumptions(image, camera, symmetric=True, masks=masks, face_found=True) == []
 
 
-def test_plain_photo_raises_no_doubt(portrait):
+@pytest.mark.parametrize("brightness", [1.0, 0.5])
+def test_plain_photo_raises_no_doubt(portrait, brightness):
+    image = brightness * (portrait.image + 1) - 1
     settings = {"landmarks": portrait.landmarks, "masks": portrait.masks, "face_found": True}
-    assert check_assumptions(portrait.image, portrait.camera, symmetric=True, **settings) == []
+    assert check_assumptions(image, portrait.camera, symmetric=True, **settings) == []
 
 
 # -------------------------------------------------------------------- each alarm on its case

@@ -114,6 +114,26 @@ def test_input_yaws_are_drawn_evenly():
         assert 70 < sum(abs(yaw) == distance for yaw in drawn) < 130
 
 
+def test_later_scenes_are_those_of_a_longer_list(generator, cache):
+    whole = small(generator, 4)
+    for ours, theirs in zip(small(generator, 2, first=2), whole[2:], strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_recipe_is_what_a_scene_is_kept_under_and_makes_nothing(generator, cache):
+    recipe = catalogue.scene_recipe("samples", 2, 0, generator, with_ellipse=False)
+    assert not cache()
+    small(generator, 1, first=2)
+    assert [path.stem for path in cache()] == [recipe]
+    others = [
+        catalogue.scene_recipe("samples", 3, 0, generator, with_ellipse=False),
+        catalogue.scene_recipe("samples", 2, 1, generator, with_ellipse=False),
+        catalogue.scene_recipe("samples", 2, 0, generator, "development", with_ellipse=False),
+        catalogue.scene_recipe("samples", 2, 0, generator, with_ellipse=False, input_yaw=0.1),
+    ]
+    assert len({recipe, *others}) == 5
+
+
 def test_inputs_of_a_set_go_round_the_yaws_and_know_their_split(generator, cache):
     n = len(INPUT_YAWS) + 1
     found = datasets.scenes("samples", n, generator=generator, split="development", with_ellipse=False)

@@ -3,6 +3,7 @@
 from lib.evaluation.inversion_cache import InversionFailed, cached_inversion, inversion_key
 from lib.evaluation.measures import MEASURES, Comparison, Measure
 from lib.evaluation.methods import METHODS, Method, method_named
+from lib.evaluation.planned import finished, planned_inversion
 from lib.evaluation.plans import EvaluationPlan, PlanError, read_plan
 from lib.evaluation.prior import (
     CODE_RATE,
@@ -41,10 +42,12 @@ __all__ = [
     "evaluate",
     "evaluate_prior",
     "fid",
+    "finished",
     "held_out_renders",
     "inversion_key",
     "inversions",
     "method_named",
+    "planned_inversion",
     "read_plan",
     "read_table",
     "record_evaluation",
