@@ -1,6 +1,8 @@
-"""The command line, on a tiny generator and ready crops: no face has to be found, nothing is fetched."""
+"""The command line, on a tiny generator and ready crops: no face has to be found, next to nothing is fetched."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -8,12 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import faces
+from lib import faces, parsing
 from lib.cameras import orbit
 from lib.generators import save_generator
 from lib.images import save_image
-from lib.inversion import Inversion, objective
-from lib.inversion.__main__ import METHODS, SETTINGS_OF_EXPORTS, is_done, main, read_label, replacing_folder
+from lib.inversion import Checkpoints, Inversion, anatomy, invert_w, objective, pose_opt, spi
+from lib.inversion.__main__ import (
+    METHODS,
+    SEARCH_STEPS,
+    SETTINGS_OF_EXPORTS,
+    going_on,
+    is_done,
+    main,
+    read_label,
+    replacing_folder,
+)
 from lib.media import EXPORTS, depth_along_axis, load_depth
 from lib.meshes import shape_view
 from lib.voxels import load_mrc
@@ -33,9 +44,14 @@ OUTPUTS = [
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A folder with weights, a crop and its label; faces and perceptual network replaced by cheap ones."""
+    """A folder with weights, a crop and its label; all networks but the generator replaced by cheap ones."""
     monkeypatch.setattr(faces, "FaceDetector", lambda: lambda photo: [])
+    monkeypatch.setattr(anatomy, "FaceDetector", lambda: None)
+    monkeypatch.setattr(anatomy, "detected_faces", lambda pictures, detector: [None])
+    monkeypatch.setattr(parsing, "class_probabilities", all_skin)
     monkeypatch.setattr(objective, "LPIPS", lambda net, resolution: Movable())
+    for module in (pose_opt, spi):
+        monkeypatch.setattr(module, "VGGFeatures", MovableFeatures)
     monkeypatch.chdir(tmp_path)
     generator = tiny_generator()
     save_generator(generator, "tiny.safetensors", dtype=torch.float32)
@@ -50,13 +66,28 @@ class Movable(RandomFeatures):
         return self
 
 
+class MovableFeatures(Movable):
+    def __init__(self, layer: str = ""):
+        super().__init__()
+
+    def __call__(self, image):
+        return self.target(image)
+
+
+def all_skin(picture: torch.Tensor) -> torch.Tensor:
+    """What the parsing network says of a picture that it takes for skin everywhere."""
+    found = torch.zeros(len(picture), len(parsing.CLASSES), 32, 32)
+    found[:, parsing.CLASSES.index("skin")] = 1
+    return found
+
+
 def arguments(*photos: str, method: str = "w", **options: object) -> list[str]:
     given = {"weights": "tiny.safetensors", "label": "label.txt", "method": method, "steps": 2} | options
-    given = ({"pivot-steps": 2} if method == "pti" else {}) | given
+    given = ({"pivot-steps": 2} if method in SEARCH_STEPS else {}) | given
     return [*photos, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
-@pytest.mark.parametrize("method", ["w", "wplus", "pti"])
+@pytest.mark.parametrize("method", METHODS)
 def test_writes_everything(work, method, capsys):
     assert main(arguments("crop.png", method=method)) == 0
     folder = work / "out" / "crop"
@@ -74,6 +105,29 @@ def test_writes_everything(work, method, capsys):
     said = capsys.readouterr()
     assert "mse" in said.out
     assert "crop.png: note: no face is found" in said.err
+    assert "crop.png: note: expected a photo; found nearly a single colour" in said.err
+    assert "Warning" not in said.err
+
+
+def test_method_gets_all_that_is_known_of_the_photo(work, monkeypatch):
+    given = {}
+
+    def watched(generator, target, camera, **settings):
+        given.update(settings)
+        return invert_w(generator, target, camera, steps=1, progress=False)
+
+    landmarks = torch.rand(478, 3)
+    monkeypatch.setitem(METHODS, "spi", watched)
+    monkeypatch.setattr("lib.inversion.__main__.code_version", lambda _: "")
+    found = faces.portrait_from_crop
+    monkeypatch.setattr(
+        "lib.inversion.__main__.portrait_from_crop",
+        lambda *settings: dataclasses.replace(found(*settings), landmarks=landmarks),
+    )
+    assert main([*arguments("crop.png", method="spi"), "--seed", "3"]) == 0
+    assert given.pop("masks")["face"].all() and given.pop("landmarks") is landmarks
+    assert given.pop("checkpoints").folder.name == ".crop.unfinished"
+    assert given == {"seed": 3, "steps": 2, "latent_steps": 2}
 
 
 def test_skips_what_is_done_and_redoes_it_by_force(work, capsys):
@@ -133,6 +187,73 @@ def test_a_failure_leaves_nothing_half_written(work, monkeypatch, capsys):
     assert main(arguments("crop.png")) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert list((work / "out").iterdir()) == []
+
+
+# ----------------------------------------------------------------------- killed and gone on
+def mortal(generator, target, camera, *, checkpoints, seed, steps, masks, landmarks):
+    """Steps into W, noted in the file `steps`, with a checkpoint every second; Ctrl-C in the sixth, once."""
+
+    def note(step, state):
+        with Path("steps").open("a") as file:
+            file.write(f"{step}\n")
+        if step == 5 and not Path("killed").exists():
+            Path("killed").touch()
+            raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(checkpoints.folder, every=2)
+    return invert_w(
+        generator, target, camera, steps=8, seed=seed, checkpoints=checkpoints, progress=False, callback=note
+    )
+
+
+@pytest.fixture
+def killed(work, monkeypatch):
+    """A run was killed in its sixth step."""
+    monkeypatch.setitem(METHODS, "w", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments("crop.png"))
+    assert [path.name for path in (work / "out").iterdir()] == [".crop.unfinished"]
+    assert taken(work) == [0, 1, 2, 3, 4, 5]
+    return work
+
+
+def taken(work) -> list[int]:
+    """The steps since this was last asked."""
+    found = [int(line) for line in (work / "steps").read_text().splitlines()]
+    (work / "steps").unlink()
+    return found
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(killed):
+    assert main(arguments("crop.png")) == 0
+    assert taken(killed) == [4, 5, 6, 7]
+    assert [path.name for path in (killed / "out").iterdir()] == ["crop"]
+    assert main(arguments("crop.png", out="whole")) == 0
+    found, whole = (
+        Inversion.load(killed / out / "crop" / "inversion.safetensors") for out in ("out", "whole")
+    )
+    assert torch.equal(found.w_plus, whole.w_plus) and found.history == whole.history
+
+
+def test_a_killed_run_of_other_settings_is_not_taken_up(killed, capsys):
+    assert main(arguments("crop.png", seed=1)) == 0
+    assert taken(killed) == list(range(8))
+    assert [path.name for path in (killed / "out").iterdir()] == ["crop"]
+
+
+def test_checkpoints_stay_where_the_machine_ends_and_go_where_the_method_fails(work):
+    settings, state = {"method": "w", "seed": 0}, work / ".crop.unfinished"
+    for error, stays in (
+        (OSError, True),
+        (torch.OutOfMemoryError, True),
+        (KeyboardInterrupt, True),
+        (ValueError, False),
+        (FloatingPointError, False),
+    ):
+        with pytest.raises(error), going_on(work / "crop", settings):
+            assert state.is_dir()
+            raise error
+        assert state.is_dir() == stays, error
 
 
 # ----------------------------------------------------------------------- exports
@@ -229,7 +350,7 @@ def test_options_that_contradict_are_refused(work, capsys):
     assert main(arguments("crop.png", "elsewhere/crop.png")) == 1
     assert "several photos are called crop" in capsys.readouterr().err
     assert main([*arguments("crop.png", method="w"), "--pivot-steps", "3"]) == 1
-    assert "--pivot-steps belongs to pti" in capsys.readouterr().err
+    assert "--pivot-steps belongs to pti, pose_opt, spi, not to w" in capsys.readouterr().err
     assert main(arguments()) == 1
     assert "no photo" in capsys.readouterr().err
     for wrong, message in (

@@ -17,10 +17,10 @@ from lib.cameras import orbit
 from lib.evaluation import InversionFailed, Method, cached_inversion, inversion_cache, inversion_key
 from lib.generators import EG3D, load_generator
 from lib.generators.storage import save_generator
-from lib.inversion import Inversion
+from lib.inversion import Inversion, invert_w
 from lib.paths import ROOT
 from tests import tiny_scenes
-from tests.tiny_generator import tiny_generator
+from tests.tiny_generator import RandomFeatures, tiny_generator
 from tests.tiny_scenes import calls, tiny_scene
 
 
@@ -245,6 +245,104 @@ def test_what_the_machine_lacks_is_no_failure_of_a_method(invert, monkeypatch, t
     assert caught.value is error
     assert not list((tmp_path / "cache").glob("*.failure.json"))
     invert(Method("guess", tiny_scenes.guess))
+
+
+# ---- going on ---------------------------------------------------------------------------------------------
+
+
+def stepwise(generator, target, camera, *, seed, progress, checkpoints, log, stop="", spoil=""):
+    """Ten steps into W. Notes each; in the eighth Ctrl-C while the file `stop` exists, or no number with `spoil`."""
+
+    def note(step, state):
+        with Path(log).open("a") as file:
+            file.write(f"{step}\n")
+        if stop and Path(stop).exists() and step == 7:
+            raise KeyboardInterrupt
+        if spoil and step == 7:
+            raise FloatingPointError("no number")
+
+    quiet = {"perceptual": RandomFeatures(), "statistics_samples": 20, "progress": progress, "callback": note}
+    return invert_w(generator, target, camera, steps=10, seed=seed, checkpoints=checkpoints, **quiet)
+
+
+def passing_on(generator, target, camera, *, log, **settings):
+    return stepwise(generator, target, camera, log=log, **settings)
+
+
+@pytest.fixture
+def killed(invert, log, tmp_path, monkeypatch):
+    """A method whose inversion was killed in its eighth step, after checkpoints at the third and sixth."""
+    monkeypatch.setattr(inversion_cache, "CHECKPOINT_EVERY", 3)
+    stop = tmp_path / "stop"
+    stop.touch()
+    method = Method("stepwise", stepwise, {"log": str(log), "stop": str(stop)})
+    with pytest.raises(KeyboardInterrupt):
+        invert(method)
+    stop.unlink()
+    assert steps(log) == [0, 1, 2, 3, 4, 5, 6, 7]
+    log.unlink()
+    return method
+
+
+def steps(log):
+    return [int(line) for line in log.read_text().splitlines()]
+
+
+def unfinished(tmp_path):
+    return [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+CALM = pytest.mark.filterwarnings("ignore::lib.inversion.assumptions.AssumptionWarning")
+
+
+@CALM
+def test_a_killed_inversion_goes_on_from_its_checkpoint(invert, killed, log, generator, view, tmp_path):
+    (folder,) = unfinished(tmp_path)
+    os.utime(folder / "begun", times=(0, (folder / "invert_into_W.pt").stat().st_mtime - 1000))
+    found = invert(killed)
+    assert steps(log) == [6, 7, 8, 9]
+    assert unfinished(tmp_path) == []
+    whole = stepwise(
+        generator, view.image, view.camera, seed=0, progress=False, checkpoints=None, log=str(log)
+    )
+    assert torch.equal(found.w_plus, whole.w_plus) and found.history == whole.history
+    assert 1000 < found.extras["cost"]["seconds"] < 1100  # those before the checkpoint count
+
+
+@CALM
+def test_time_that_led_to_no_checkpoint_does_not_count(invert, killed, log, tmp_path):
+    (folder,) = unfinished(tmp_path)
+    (folder / "begun").write_text("2000")
+    os.utime(folder / "begun", times=(0, (folder / "invert_into_W.pt").stat().st_mtime + 1000))
+    assert 2000 < invert(killed).extras["cost"]["seconds"] < 2100
+
+
+@CALM
+@pytest.mark.parametrize("name", ["invert_into_W.pt", "begun"])
+def test_what_cannot_be_gone_on_from_is_begun_anew(invert, killed, log, tmp_path, name):
+    (folder,) = unfinished(tmp_path)
+    (folder / name).write_text("torn")
+    invert(killed)
+    assert steps(log) == list(range(10))
+    assert unfinished(tmp_path) == []
+    assert not list((tmp_path / "cache").glob("*.failure.json"))
+
+
+@CALM
+def test_a_failed_inversion_leaves_no_checkpoint(invert, log, tmp_path, monkeypatch):
+    monkeypatch.setattr(inversion_cache, "CHECKPOINT_EVERY", 3)
+    method = Method("stepwise", stepwise, {"log": str(log), "spoil": "yes"})
+    with pytest.raises(InversionFailed, match="no number"):
+        invert(method)
+    assert steps(log) == list(range(8))  # once
+    assert unfinished(tmp_path) == []
+
+
+@CALM
+def test_methods_get_checkpoints_only_where_they_take_them(invert, log, tmp_path):
+    invert(Method("guess", tiny_scenes.guess))
+    assert invert(Method("passing on", passing_on, {"log": str(log)})).extras["steps"] == 10
+    assert unfinished(tmp_path) == []
 
 
 # ---- other processes --------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Drawings of results: the heads that methods make of one input, and what tables of `lib.evaluation` say of all inputs.
 
-Tables have the columns of `lib.evaluation.COLUMNS`. Everywhere the unit is the scene: the views of a scene that fall
-together count as one value, their mean, and an interval is a bootstrap over scenes at 95 %. Fewer than three scenes
-have a mean and no interval.
+Tables have the columns of `lib.evaluation.COLUMNS`. Methods are drawn on the scenes that all of them were run on. The
+unit is the scene: views of a scene that fall together count as one value, their mean, and an interval is a bootstrap
+over scenes at 95 %. Fewer than three scenes have a mean and no interval.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from lib.cameras import Camera
@@ -33,6 +34,12 @@ from lib.figures import (
 from lib.generators import EG3D, Rendering
 from lib.media import depth_limits
 from lib.meshes import Head, shape_view
+from lib.metrics.statistics import FEWEST, mean_interval
+from lib.runs.claims import Test
+from lib.runs.verdicts import paired_values, run_by_all
+
+VIEWS = {"input": "input view", "novel": "other views"}
+"""How figures write which views count, by the ledger's words."""
 
 TURN_STEP = 0.3
 """Radians: views that are turned from their inputs by about the same are drawn together."""
@@ -56,7 +63,7 @@ METRICS = {
     "consistency_psnr": ("PSNR of predicted view, dB", "higher"),
     "consistency_lpips": ("LPIPS of predicted view", "lower"),
 }
-"""Name: (how figures write it, which way is better) of the metrics that are drawn most; others are written as they are."""
+"""Name: (how figures write it, which way is better) of the metrics that are drawn; others are written as they are."""
 
 
 def metric_label(metric: str) -> str:
@@ -107,7 +114,7 @@ def scene_heads(
 def _views_from_side_to_side(
     scene: Scene, generator: EG3D, yaws: Sequence[float] | None
 ) -> list[tuple[Camera, View | None]]:
-    """Cameras, one each, with the truth from there if there is one: the input's, then the others in the order of yaws."""
+    """Cameras, one each, with the truth from there if there is one: first the input, then in the order of yaws."""
     known = {name: scene.views[name] for name in views_measured(scene) if name != scene.input_name}
     if yaws is None and known:
         others = [(view.camera, view) for view in known.values()]
@@ -128,7 +135,9 @@ def _turn(camera: Camera, other: Camera) -> float:
     return (camera.yaw - other.yaw).abs().item()
 
 
-def _depth_column(heads: Mapping[str, Head], camera: Camera, true: View | None) -> Iterator[np.ndarray | None]:
+def _depth_column(
+    heads: Mapping[str, Head], camera: Camera, true: View | None
+) -> Iterator[np.ndarray | None]:
     """Depth of each head from a camera, then the true one or None, all on one scale."""
     views = [shape_view(head, camera.to(head.w_plus.device)) for head in heads.values()]
     known = None if true is None else _known_depth(true)
@@ -156,7 +165,7 @@ def _all_depths(views: Sequence[Rendering]) -> tuple[Tensor, Tensor]:
 def error_by_yaw(table: pd.DataFrame, metric: str, methods: Sequence[str]) -> Picture:
     """A metric over how far a view is turned from the input, in yaw: a panel a kind of scenes, a line a method.
 
-    Turns are rounded to TURN_STEP. The scenes of a point are those that have such a view, and n of each is written below:
+    Turns are rounded to TURN_STEP. Scenes of a point are those that have such a view, n of them as is written below:
     only inputs from the side have views that are turned by more than what lies between the front and a side.
     """
     rows = with_turn(_of_metric(table, metric, methods))
@@ -211,37 +220,47 @@ def quality_against_time(
                 at = points.loc[[name]]
                 _line_with_intervals(axes, seconds[[name]], at, name)
             axes.set(xscale="log", xlabel="seconds an inversion", ylabel=metric_label(metric))
-            axes.set_title(f"{'input view' if is_input else 'other views'}, n {points['n'].max()}")
+            axes.set_title(f"{VIEWS['input' if is_input else 'novel']}, n {points['n'].max()}")
             for name, reported in (paper_seconds or {}).items():
                 axes.plot(
-                    reported, 0.02, "D", transform=axes.get_xaxis_transform(), color=method_colour(name), mfc="white"
+                    reported,
+                    0.02,
+                    "D",
+                    transform=axes.get_xaxis_transform(),
+                    color=method_colour(name),
+                    mfc="white",
                 )
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        paper = [Line2D([], [], color="0.35", marker="D", mfc="white", lw=0, label="papers' seconds, on GPUs")]
+            axes.xaxis.set_minor_locator(NullLocator())
+        paper = [
+            Line2D([], [], color="0.35", marker="D", mfc="white", lw=0, label="papers' seconds, on GPUs")
+        ]
         _method_key(picture, methods, paper if paper_seconds else [])
     return picture
 
 
-def means_by_kind(table: pd.DataFrame, metrics: Sequence[str], methods: Sequence[str], *, novel: bool) -> Picture:
-    """Means with intervals: a panel a metric, a group of points a kind of scenes, a point a method.
+def means_by_kind(table: pd.DataFrame, panels: Sequence[tuple[str, str]], methods: Sequence[str]) -> Picture:
+    """Means with intervals: a panel a (metric, views), a group of points a kind of scenes, a point a method.
 
-    novel: of the views beside the input, in place of the input's.
+    views: `input`, or `novel` for all others. A panel has the kinds that know the metric in such views.
     """
-    rows = _of_metrics(table[table["is_input"] != novel], metrics, methods)
-    means = summarise(rows, ("scene_kind", "method", "metric"))
-    kinds = list(means["scene_kind"].unique())
+    rows = _of_metrics(table, [metric for metric, _ in panels], methods)
+    means = summarise(rows, ("scene_kind", "method", "is_input", "metric"))
     with use_style():
-        picture = Picture(3.0 * len(metrics) + 0.4, 3.4)
-        for axes, metric in zip(picture.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            of_metric = means[means["metric"] == metric]
+        picture = Picture(3.0 * len(panels) + 0.4, 3.5)
+        for axes, (metric, views) in zip(
+            picture.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            shown = means[(means["metric"] == metric) & (means["is_input"] == (views == "input"))]
+            kinds = list(shown["scene_kind"].unique())
             for place, name in enumerate(in_row_order(dict.fromkeys(methods))):
-                points = of_metric[of_metric["method"] == name]
+                points = shown[shown["method"] == name]
                 aside = 0.13 * (place - (len(methods) - 1) / 2)
                 at = points["scene_kind"].map(kinds.index) + aside
                 _line_with_intervals(axes, at, points, name, joined=False)
-            axes.set_title(metric_label(metric))
-            counts = of_metric.groupby("scene_kind")["n"].max().reindex(kinds, fill_value=0)
+            axes.set_title(f"{metric_label(metric)}, {VIEWS[views]}")
+            counts = shown.groupby("scene_kind")["n"].max()[kinds]
             axes.set_xticks(range(len(kinds)), [f"{kind}\nn {n}" for kind, n in counts.items()])
             axes.set_xlim(-0.6, len(kinds) - 0.4)
             axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -249,17 +268,61 @@ def means_by_kind(table: pd.DataFrame, metrics: Sequence[str], methods: Sequence
     return picture
 
 
+def gains_by_input(table: pd.DataFrame, metric: str, baseline: str, methods: Sequence[str]) -> Picture:
+    """What methods change against a baseline in the other views, over |yaw| of the input: a panel a kind of scenes.
+
+    A dot is a scene: the mean over its views beside the input of method minus baseline, so that what makes a scene hard
+    for both cancels. Where three scenes or more have about the same input, a bar is the interval of their mean.
+    """
+    others = [name for name in in_row_order(dict.fromkeys(methods)) if name != baseline]
+    kinds = list(_of_metric(table[~table["is_input"]], metric, [baseline, *others])["scene_kind"].unique())
+    with use_style():
+        picture = Picture(max(3.1 * len(kinds), 5.0), 3.7)
+        panels = picture.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+        for axes, kind in zip(panels, kinds, strict=True):
+            of_kind = table[table["scene_kind"] == kind]
+            for place, name in enumerate(others):
+                test = Test(metric, name, "alike", (kind,), "novel", baseline)
+                paired = paired_values(test, run_by_all(test.methods, of_kind))
+                known = ~np.isnan(paired.difference)
+                aside = 0.03 * (place - (len(others) - 1) / 2)
+                _dots_with_intervals(axes, paired.yaw[known], paired.difference[known], aside, name)
+            axes.axhline(0, color=method_colour(baseline), lw=1.2, zorder=1)
+            axes.set(title=kind, xlabel="|yaw| of the input, rad", xlim=(-0.12, 0.78), xticks=(0, 0.3, 0.6))
+        panels[0].set_ylabel(f"{metric_label(metric)}, minus {method_label(baseline)}'s")
+        _method_key(picture, [baseline, *others])
+    return picture
+
+
+def _dots_with_intervals(
+    axes: Axes, yaws: np.ndarray, differences: np.ndarray, aside: float, method: str
+) -> None:
+    """A dot a scene, and a bar with the mean over those whose yaws round to the same."""
+    colour, rounded = method_colour(method), (yaws / TURN_STEP).round() * TURN_STEP
+    axes.plot(rounded + aside, differences, ".", color=colour, alpha=0.5, ms=5, markeredgewidth=0)
+    for yaw in np.unique(rounded):
+        values = differences[rounded == yaw]
+        if len(values) >= FEWEST:
+            found = mean_interval(values)
+            beside = yaw + aside + 0.009  # so that the dots stay in sight
+            axes.vlines(beside, found.low, found.high, color=colour, lw=1.6)
+            axes.plot(beside, found.mean, "o", color=colour, ms=4.5)
+
+
 def _of_metric(table: pd.DataFrame, metric: str, methods: Sequence[str]) -> pd.DataFrame:
     return _of_metrics(table, [metric], methods)
 
 
 def _of_metrics(table: pd.DataFrame, metrics: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
-    """The rows of metrics and methods; an error for one that has none."""
+    """The rows of metrics and methods on scenes that all of these methods were run on; an error where there are none."""
     for column, wanted in (("metric", metrics), ("method", methods)):
         found = list(table[column].unique())
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"the table has no {column} {', '.join(missing)}; it has {', '.join(found)}")
-    return table[table["metric"].isin(metrics) & table["method"].isin(methods)]
+    rows = run_by_all(methods, table[table["metric"].isin(metrics)])
+    if rows.empty:
+        raise ValueError(f"no scene of the table has {', '.join(metrics)} of all of {', '.join(methods)}")
+    return rows
 
 
 def _line_with_intervals(
@@ -277,7 +340,8 @@ def _method_key(picture: Picture, methods: Sequence[str], more: Sequence[Line2D]
         Line2D([], [], color=method_colour(name), marker="o", ms=4.5, label=method_label(name))
         for name in in_row_order(dict.fromkeys(methods))
     ] + list(more)
-    columns = min(len(entries), max(2, int(picture.get_figwidth() / 1.3)))
-    lines = -(-len(entries) // columns)
+    widest = 0.6 + 0.075 * max(len(entry.get_label()) for entry in entries)  # inches
+    lines = math.ceil(len(entries) * widest / picture.get_figwidth())
+    columns = math.ceil(len(entries) / lines)
     picture.tight_layout(rect=(0, 0, 1, 1 - (0.06 + 0.22 * lines) / picture.get_figheight()))
     picture.legend(handles=entries, loc="upper center", ncols=columns, columnspacing=1.2, handlelength=1.4)

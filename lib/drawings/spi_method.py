@@ -1,13 +1,14 @@
-"""SPI (Yin et al., 2023), idea by idea: one photo and many shapes, the mirror as a second view, which parts are compared."""
+"""SPI (Yin et al., 2023), idea by idea: many shapes of one photo, the mirror as a second view, parts that are compared."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from lib.cameras import Camera, pixel_centres
+from lib.cameras import Camera
 from lib.drawings.metrics import SERIES_COLOURS
 from lib.drawings.spi_warps import BLANK
 from lib.figures import Picture, show_picture, to_picture, use_style
@@ -21,37 +22,53 @@ POINT_COLOURS = ("#e45756", "#f58518", "#eeca3b", "#54a24b", "#4c78a8", "#b279a2
 PART_COLOURS = {"left_eye": "#f58518", "right_eye": "#eeca3b", "nose": "#54a24b", "mouth": "#e45756"}
 """Of the parts of the face in eq. 10."""
 
-FINE = 4
-"""Points along each side of a photo's pixel, so that views from the side have no holes but those of what is unseen."""
+SAMPLES = 128
+"""Points on each ray of a new view, among which the first behind the relief is looked for."""
+
+REACH = 0.5
+"""How far before and behind the origin's plane these points go, world units."""
+
+LOOSE = 0.02
+"""World units between a ray and the relief where it goes behind: more, and it passed an edge without touching it."""
 
 
 # -------------------------------------------------------------------- why one view is not enough
 @torch.no_grad()
 def photo_in_relief(photo: Tensor, camera: Camera, depth: Tensor, strength: float, views: Camera) -> Tensor:
-    """Views [B, 3, 2R, 2R] of a photo [1, 3, R, R] that is painted on its own relief, which is flattened or raised.
+    """Views [B, 3, R, R] of a photo [1, 3, R, R] that is painted on its own relief, which is flattened or raised.
 
     depth: [1, 1, r, r] along the ray. strength: 1 leaves it; 0 prints the photo on a plane through the origin. Every
     point moves along its ray, so that the camera of the photo sees the same whatever the strength. `BLANK`: not in it.
     """
-    side = FINE * photo.shape[-1]
-    image, depth = resize(photo, side), resize(depth, side)
-    plane = camera.project(torch.zeros(1, 1, 3))[1]
-    depth_z = plane + strength * (depth_along_axis(camera, depth).flatten(1) - plane)
-    points = camera.unproject(pixel_centres(side, like=depth).reshape(1, -1, 2), depth_z)
-    return splatted(points, image.flatten(2)[0].T, views, 2 * photo.shape[-1])
+    plane = camera.project(torch.zeros(1, 1, 3))[1].item()
+    relief = plane + strength * (depth_along_axis(camera, depth) - plane)
+    uv, touched = _first_touched(relief, camera, views, photo.shape[-1], plane)
+    colours = F.grid_sample(photo, 2 * uv[:, None] - 1, padding_mode="border", align_corners=False)
+    colours = colours.reshape(3, len(views), -1).where(touched, BLANK)
+    return colours.transpose(0, 1).unflatten(2, photo.shape[-2:])
 
 
-def splatted(points: Tensor, colours: Tensor, views: Camera, side: int) -> Tensor:
-    """Points [1, N, 3] of colours [N, 3] as cameras [B] see them, [B, 3, side, side]: in each pixel the nearest."""
-    uv, depth_z = views.project(points.expand(len(views), -1, -1))
-    pixels = (uv * side).floor().long()
-    inside = ((pixels >= 0) & (pixels < side)).all(dim=-1) & (depth_z > 0)
-    pictures = np.full((len(views), side, side, 3), BLANK, dtype=np.float32)
-    for picture, at, depth, kept in zip(pictures, pixels, depth_z, inside, strict=True):
-        far_to_near = depth[kept].argsort(descending=True)  # of a pixel that is written often the last stays
-        columns, rows = at[kept][far_to_near].T.numpy()
-        picture[rows, columns] = colours[kept][far_to_near].numpy()
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+def _first_touched(
+    relief: Tensor, camera: Camera, views: Camera, side: int, plane: float
+) -> tuple[Tensor, Tensor]:
+    """Where (u, v) [1, B*R*R, 2] rays of views first touch a relief, and which of them [B, R*R] do."""
+    origins, directions = (x[:, :, None] for x in views.rays(side))
+    distances = plane + REACH * torch.linspace(-1, 1, SAMPLES)[:, None]
+    behind = _behind(relief, camera, origins + directions * distances)
+    first = (behind > 0).int().argmax(dim=2, keepdim=True).clamp_min(1)
+    before, after = (behind.gather(2, index) for index in (first - 1, first))
+    share = (before / (before - after)).nan_to_num().clamp(0, 1)  # linear between two samples
+    points = origins + directions * torch.lerp(distances[first - 1], distances[first], share[..., None])
+    touched = (after > 0) & (_behind(relief, camera, points).abs() < LOOSE)
+    return camera.project(points.reshape(1, -1, 3))[0], touched[..., 0]
+
+
+def _behind(relief: Tensor, camera: Camera, points: Tensor) -> Tensor:
+    """How far points [B, P, S, 3] lie behind a relief [1, 1, R, R] along its camera's axis; -1 beside its picture."""
+    uv, depth_z = camera.project(points.reshape(1, -1, 3))
+    there = F.grid_sample(relief, 2 * uv[:, None] - 1, padding_mode="border", align_corners=False)
+    inside = ((uv > 0) & (uv < 1)).all(dim=-1)
+    return (depth_z - there[:, 0, 0]).where(inside, -1.0).reshape(points.shape[:3])
 
 
 def second_view(
@@ -118,7 +135,9 @@ def trust_over_yaw(yaw: float, k: float = 1.0, furthest: float = 0.8) -> Picture
         density.plot(yaws, importance(yaws), color="0.3", label="E")
         density.axhline(k, color=SERIES_COLOURS[0], ls=":", label=f"k = {k:g}")
         density.set(title="E, how much a view shows", xlabel="|yaw| (rad)")
-        for (name, values), colour, style in zip(curves.items(), SERIES_COLOURS, ("-", "-", ":"), strict=False):
+        for (name, values), colour, style in zip(
+            curves.items(), SERIES_COLOURS, ("-", "-", ":"), strict=False
+        ):
             weight.plot(yaws, values, style, color=colour, label=name)
             weight.plot(abs(yaw), np.interp(abs(yaw), yaws, values), "o", color=colour, mec="white")
         weight.set(title="$\\lambda_m$, how much the mirror counts", xlabel="|yaw| (rad)", ylim=(-0.15, 1.1))
@@ -130,14 +149,14 @@ def trust_over_yaw(yaw: float, k: float = 1.0, furthest: float = 0.8) -> Picture
 
 # -------------------------------------------------------------------- eq. 10
 def with_boxes(image: Tensor, boxes: Mapping[str, Tensor], side: int = 256) -> np.ndarray:
-    """An image [1, 3, R, R] with a frame about each part of the face, boxes (u0, v0, u1, v1) [1, 4]: bytes [side, side, 3]."""
+    """An image [1, 3, R, R] with frames about parts of the face, boxes (u0, v0, u1, v1) [1, 4]: bytes [side, side, 3]."""
     picture = to_picture(resize(image, side)).copy()
     for name, box in boxes.items():
         colour = [int(PART_COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)]
         left, top, right, bottom = (box[0] * side).round().long().clamp(0, side - 1).tolist()
         frame = np.zeros(picture.shape[:2], dtype=bool)
         frame[top : bottom + 1, left : right + 1] = True
-        frame[top + 2 : bottom - 1, left + 2 : right - 1] = False
+        frame[top + 4 : bottom - 3, left + 4 : right - 3] = False
         picture[frame] = colour
     return picture
 
@@ -149,6 +168,8 @@ def losses_over_shift(shifts: Sequence[float], losses: Mapping[str, Sequence[flo
         axes = drawing.add_axes((0.12, 0.17, 0.85, 0.79))
         for (name, values), colour in zip(losses.items(), SERIES_COLOURS, strict=False):
             axes.plot(shifts, np.array(values) / max(values), "o-", color=colour, mec="white", label=name)
-        axes.set(xlabel="moved aside by, pixels of the photo", ylabel="share of the greatest", ylim=(-0.05, 1.1))
+        axes.set(
+            xlabel="moved aside by, pixels of the photo", ylabel="share of the greatest", ylim=(-0.05, 1.1)
+        )
         axes.legend(loc="lower right")
     return drawing

@@ -6,10 +6,12 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import inspect
 import json
 import logging
+import shutil
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lib import assets, paths
 from lib.cameras import Camera
 from lib.evaluation.methods import Method
 from lib.generators import EG3D
-from lib.inversion import Inversion
+from lib.inversion import Checkpoints, Inversion
 from lib.inversion.result import fingerprint
 from lib.metrics import measured
 from lib.versions import code_version
@@ -40,6 +42,9 @@ ENVIRONMENT_FAILURES = (
     torch.OutOfMemoryError,
 )
 """Errors of the machine, not of a method or a metric: they end a run, and are remembered of nobody."""
+
+CHECKPOINT_EVERY = 50
+"""Steps of a method that a killed run has to take again, at most."""
 
 
 class InversionFailed(RuntimeError):
@@ -112,7 +117,8 @@ def cached_inversion(
     peak memory, those of the start included. Raises `InversionFailed`, also for failures of earlier runs;
     ENVIRONMENT_FAILURES are raised as they are, and the next run tries again.
 
-    A killed run leaves nothing behind that looks complete. Two processes that want the same inversion at the
+    A killed run leaves nothing behind that looks complete; the next one goes on from its last checkpoint, where
+    the method takes `checkpoints`. Two processes that want the same inversion at the
     same time compute it once: the second waits for the first.
     """
     folder = paths.CACHE / "inversions" if folder is None else Path(folder)
@@ -131,35 +137,81 @@ def cached_inversion(
         if failure.is_file() and not retry:
             raise InversionFailed(json.loads(failure.read_text()))
         try:
-            found = _computed(method, generator, target, camera, seed, start)
+            found = _computed(method, generator, target, camera, seed, start, folder / key)
         except ENVIRONMENT_FAILURES:
             raise
         except Exception as error:  # whatever one method does with one picture, others get their turn
+            shutil.rmtree(folder / key, ignore_errors=True)
             record = _failure(method, seed, error)
             _write_json(failure, record)
             raise InversionFailed(record) from error
         found.save(_file(folder, key), base)
+        shutil.rmtree(folder / key, ignore_errors=True)
         failure.unlink(missing_ok=True)
     return Inversion.load(_file(folder, key), generator.w_mean.device)
 
 
 def _computed(
-    method: Method, generator: EG3D, target: Tensor, camera: Camera, seed: int, start: Inversion | None
+    method: Method,
+    generator: EG3D,
+    target: Tensor,
+    camera: Camera,
+    seed: int,
+    start: Inversion | None,
+    unfinished: Path,
 ) -> Inversion:
-    """One call of a method, with its cost noted."""
+    """One call of a method, with its cost noted; it goes on from what a killed one left in the folder `unfinished`.
+
+    Where that cannot be gone on from, it is removed, and the call begins anew.
+    """
     initial = {} if start is None else {"initial": start}
-    with measured(generator.w_mean.device) as cost:
-        found = method.invert(
-            generator, target, camera, seed=seed, progress=False, **initial, **method.settings
-        )
+    resumed = unfinished.is_dir()
+    try:
+        resuming, seconds_before = {}, 0.0
+        if _takes_checkpoints(method.invert):
+            resuming = {"checkpoints": Checkpoints(unfinished, CHECKPOINT_EVERY)}
+            seconds_before = _seconds_before(unfinished)
+        with measured(generator.w_mean.device) as cost:
+            found = method.invert(
+                generator, target, camera, seed=seed, progress=False, **resuming, **initial, **method.settings
+            )
+    except ENVIRONMENT_FAILURES:
+        raise
+    except Exception as error:
+        if not resumed:
+            raise
+        log.warning("%s cannot be gone on from, and is begun anew: %s", unfinished, error)
+        shutil.rmtree(unfinished)
+        return _computed(method, generator, target, camera, seed, start, unfinished)
     if not torch.isfinite(found.w_plus).all():
         raise FloatingPointError("the latent code that was found holds NaN or infinity")
-    spent = {"seconds": cost.seconds, "peak_memory_mb": cost.peak_bytes / 1e6}
+    spent = {"seconds": seconds_before + cost.seconds, "peak_memory_mb": cost.peak_bytes / 1e6}
     if start is not None:
         spent["seconds"] += start.extras["cost"]["seconds"]
         spent["peak_memory_mb"] = max(spent["peak_memory_mb"], start.extras["cost"]["peak_memory_mb"])
     about = {"evaluated": method.described(), "cost": spent}
     return dataclasses.replace(found, extras=found.extras | about)
+
+
+def _takes_checkpoints(invert: Callable[..., Inversion]) -> bool:
+    """Whether a method can be called with `checkpoints`, by name or among its further settings."""
+    parameters = inspect.signature(invert).parameters.values()
+    return any(p.name == "checkpoints" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _seconds_before(unfinished: Path) -> float:
+    """Seconds that killed calls took up to the checkpoint from which this one goes on.
+
+    The file `begun` is written at the beginning of each call: in it, the seconds of those before; its time, the
+    beginning. The time of the last checkpoint is how far the call came.
+    """
+    begun, seconds = unfinished / "begun", 0.0
+    if begun.is_file():
+        saved = max((path.stat().st_mtime for path in unfinished.glob("[!.]*.pt")), default=0.0)
+        seconds = float(begun.read_text()) + max(0.0, saved - begun.stat().st_mtime)
+    with paths.replacing(begun) as temporary:
+        temporary.write_text(repr(seconds))
+    return seconds
 
 
 # ----------------------------------------------------------------------- files

@@ -19,7 +19,8 @@ and with what --export names (default: video,glb):
     voxels    voxels.mrc, voxels.ply: density and surface as EG3D's own scripts write them, in voxels
 
 A folder appears when its inversion is whole. Exports follow; the same command with another --export adds to
-them. What is done already is skipped.
+them. What is done already is skipped. The same command after a kill goes on from the last checkpoint, which lies
+in OUT/.<name of the photo>.unfinished until then.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,37 @@ from lib.faces import (
 )
 from lib.generators import EG3D, load_generator
 from lib.images import save_image
-from lib.inversion import Inversion, invert_pti, invert_w, invert_wplus
+from lib.inversion import (
+    Checkpoints,
+    Inversion,
+    invert_pose_opt,
+    invert_pti,
+    invert_spi,
+    invert_w,
+    invert_wplus,
+)
+from lib.inversion.assumptions import AssumptionWarning
 from lib.inversion.objective import lpips_for
 from lib.inversion.result import fingerprint
 from lib.losses import l2_loss
 from lib.media import BESIDE, EXPORTS, MESHES, export, shown
 from lib.meshes import view_of
 from lib.paths import replacing
+from lib.versions import code_version
 
-METHODS = {"w": invert_w, "wplus": invert_wplus, "pti": invert_pti}
+METHODS = {
+    "w": invert_w,
+    "wplus": invert_wplus,
+    "pti": invert_pti,
+    "pose_opt": invert_pose_opt,
+    "spi": invert_spi,
+}
+SEARCH_STEPS = {"pti": "pivot_steps", "pose_opt": "latent_steps", "spi": "latent_steps"}
+"""Method that tunes: what it calls the steps before, in which it searches for a code."""
+
+POSE_SHARE = 8
+"""One in so many steps of pose_opt's search moves the camera alone, as it is by default."""
+
 VIEW_YAWS = (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
 GRIDS = (16, 1024)
 """Fewest and most samples a side; 1024 are 4 GiB of densities."""
@@ -80,16 +103,17 @@ class Options:
     """Photos with a face, or ready crops together with --label."""
     out: Path = Path("out")
     """Folder that gets a folder for each photo."""
-    method: Literal["w", "wplus", "pti"] = "pti"
-    """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least."""
+    method: Literal["w", "wplus", "pti", "pose_opt", "spi"] = "pti"
+    """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least. pose_opt: as pti,
+    and finds the camera, too. spi: as pti, and with the mirrored photo as a second view; slowest."""
     weights: str = "portraits64"
     """Generator: one that ships with the study, or a file."""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
     steps: int | None = None
-    """Steps of the method (default: its own). For pti those of the tuning, after the search for a pivot."""
+    """Steps of the method (default: its own). For pti, pose_opt and spi those of the tuning, after the search."""
     pivot_steps: int | None = None
-    """For pti: steps of the search for a pivot."""
+    """For pti, pose_opt and spi: steps of the search for a code, before the tuning."""
     seed: int = 0
     """The same seed gives the same head."""
     label: Path | None = None
@@ -141,8 +165,8 @@ def _problem(options: Options) -> str | None:
         return "no photo given"
     if twice:
         return f"several photos are called {', '.join(twice)}, and each gets a folder of its name"
-    if options.pivot_steps is not None and options.method != "pti":
-        return f"--pivot-steps belongs to pti, not to {options.method}"
+    if options.pivot_steps is not None and options.method not in SEARCH_STEPS:
+        return f"--pivot-steps belongs to {', '.join(SEARCH_STEPS)}, not to {options.method}"
     for name, count in (("--steps", options.steps), ("--pivot-steps", options.pivot_steps)):
         if count is not None and count < 1:
             return f"{name} must be 1 or more; got {count}"
@@ -195,33 +219,65 @@ def invert_photo(
     """Invert one photo, write its folder but for the exports, and return the report."""
     start = time.perf_counter()
     portrait = portrait_of(photo, options, generator)
-    counts = {"steps": options.steps, "pivot_steps": options.pivot_steps}
-    counts = {name: count for name, count in counts.items() if count is not None}
-    invert = METHODS[options.method]
-    inversion = invert(generator, portrait.image, portrait.camera, seed=options.seed, **counts)
-
-    report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.extras}
-    report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    with replacing_folder(folder) as unfinished:
-        write_pictures(inversion, portrait.image, unfinished)
-        inversion.save(unfinished / "inversion.safetensors")
-        report |= {"seconds": round(time.perf_counter() - start, 1), "exports": {}}
-        (unfinished / "report.json").write_text(json.dumps(report, indent=1))
+    with going_on(folder, settings) as checkpoints:
+        inversion = inverted(photo, portrait, options, generator, checkpoints)
+        report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.extras}
+        report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+        with replacing_folder(folder) as unfinished:
+            write_pictures(inversion, portrait.image, unfinished)
+            inversion.save(unfinished / "inversion.safetensors")
+            report |= {"seconds": round(time.perf_counter() - start, 1), "exports": {}}
+            (unfinished / "report.json").write_text(json.dumps(report, indent=1))
     return report
+
+
+def inverted(
+    photo: Path, portrait: Portrait, options: Options, generator: EG3D, checkpoints: Checkpoints
+) -> Inversion:
+    """What the method makes of a portrait; where the photo is not what it was made for is printed."""
+    with notes(photo, AssumptionWarning):
+        return METHODS[options.method](
+            generator,
+            portrait.image,
+            portrait.camera,
+            masks=portrait.masks,
+            landmarks=portrait.landmarks,
+            seed=options.seed,
+            checkpoints=checkpoints,
+            **step_counts(options),
+        )
+
+
+def step_counts(options: Options) -> dict[str, int]:
+    """Numbers of steps as the method calls them, as far as they are given."""
+    counts = {"steps": options.steps, SEARCH_STEPS.get(options.method): options.pivot_steps}
+    counts = {name: count for name, count in counts.items() if count is not None}
+    if options.method == "pose_opt" and options.pivot_steps is not None:
+        counts["pose_steps"] = options.pivot_steps // POSE_SHARE
+    return counts
 
 
 def portrait_of(photo: Path, options: Options, generator: EG3D) -> Portrait:
     """The photo as the generator needs it; doubts about it are printed."""
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", FaceWarning)
+    with notes(photo, FaceWarning):
         if options.label is None:
             face = "largest" if options.face is None else options.face
-            portrait = portrait_from_photo(photo, generator, face=face, parse=False)
-        else:
-            portrait = portrait_from_crop(photo, read_label(options.label, photo), generator, parse=False)
-    for doubt in doubts:
-        print(f"{photo}: note: {doubt.message}", file=sys.stderr)
-    return portrait
+            return portrait_from_photo(photo, generator, face=face)
+        return portrait_from_crop(photo, read_label(options.label, photo), generator)
+
+
+@contextmanager
+def notes(photo: Path, category: type[Warning]) -> Iterator[None]:
+    """Print warnings of a category as notes about a photo, and give other ones as they are."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", category)
+        try:
+            yield
+        finally:
+            for note in (warning for warning in said if issubclass(warning.category, category)):
+                print(f"{photo}: note: {note.message}", file=sys.stderr)
+    for other in (warning for warning in said if not issubclass(warning.category, category)):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 # ----------------------------------------------------------------------- what goes into a folder
@@ -335,6 +391,28 @@ def read_label(path: Path, photo: Path) -> Tensor:
         return torch.as_tensor(numbers.astype(np.float32)).reshape(25)
     except (ValueError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} is no camera label; expected EG3D's 25 numbers ({error})") from error
+
+
+@contextmanager
+def going_on(folder: Path, settings: Mapping[str, Any]) -> Iterator[Checkpoints]:
+    """Checkpoints of a run with these settings, beside `folder`: those of a killed one, or none.
+
+    They stay where the run is killed, or where memory or disk end, and are removed when it is over.
+    """
+    state = folder.with_name(f".{folder.name}.unfinished")
+    about = json.dumps(settings | {"code": code_version(METHODS[settings["method"]])}, sort_keys=True)
+    if not (state / "settings.json").is_file() or (state / "settings.json").read_text() != about:
+        shutil.rmtree(state, ignore_errors=True)
+        with replacing(state / "settings.json") as temporary:
+            temporary.write_text(about)
+    try:
+        yield Checkpoints(state)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        shutil.rmtree(state, ignore_errors=True)
+        raise
+    shutil.rmtree(state, ignore_errors=True)
 
 
 @contextmanager
