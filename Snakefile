@@ -40,6 +40,7 @@ OUT = "papermill_runs/out"
 RESULTS = "papermill_runs/results"
 RUNS = {run.id: run for run in read_runs() if SCALE in run.parameters}
 PLAN = yaml.safe_load((ROOT / "papermill_runs" / "evaluation.yaml").read_text()).get(SCALE)
+KINDS = list(dict.fromkeys(kind for block in PLAN["inputs"] for kind in block["kinds"])) if PLAN else []
 TABLE = f"{RESULTS}/evaluation-{SCALE}.parquet"
 LEDGER = "comparison_claims"
 ASSETS = f"{OUT}/graph/assets"
@@ -133,7 +134,7 @@ if PLAN:
         params:
             code=[code("lib/evaluation/methods.py"), code("lib/datasets/catalogue.py")],
             method=lambda wildcards: plan_of(wildcards.method),
-            n=lambda wildcards: PLAN["scenes"][wildcards.kind],
+            inputs=PLAN["inputs"],
         shell:
             "{PYTHON} -m lib.evaluation --scale {SCALE} --scenes {wildcards.kind} --methods {wildcards.method}"
             " --invert-only --out {output}"
@@ -152,7 +153,7 @@ if PLAN:
 
     rule table:
         input:
-            expand(rules.measurements.output, kind=PLAN["scenes"], method=PLAN["methods"]),
+            expand(rules.measurements.output, kind=KINDS, method=PLAN["methods"]),
         output:
             update(TABLE),
             update(TABLE.replace(".parquet", ".json")),

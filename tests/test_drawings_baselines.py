@@ -92,7 +92,7 @@ def test_heads_stand_in_columns_and_the_truth_last(scene, heads):
         for axes, image in zip(picture.axes[3 * row :], expected, strict=False):
             assert np.abs(shown(axes).astype(int) - to_picture(image)).max() <= 1
     texts = [text.get_text() for text in picture.texts]
-    assert {"a", "b", "truth", "input", SIDE, "its depth"} <= set(texts)
+    assert {"a", "b", "truth", "input", "yaw 0", "its depth"} <= set(texts)
     errors = [float(text.split()[1]) for text in texts if text.startswith("MSE")]
     assert len(errors) == 4
     assert errors[0] == errors[2] == 0 < min(errors[1], errors[3]), "the scene is head a"

@@ -120,3 +120,6 @@ def test_each_head_has_its_lines_and_its_truth():
     assert [line.get_label() for line in axes.lines] == ["truth", "SPI", "SPI without depth"]
     assert axes.lines[0].get_xdata().tolist() == truth.tolist()
     assert axes.lines[2].get_color() == method_colour("spi-no_depth")
+    assert [line.get_linestyle() for line in axes.lines] == ["-", ":", "-"]
+    with pytest.raises(ValueError, match="at least one head"):
+        profiles({}, {})

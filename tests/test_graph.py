@@ -33,7 +33,8 @@ def dry_run(tmp_path):
 def test_everything_at_quick(dry_run):
     steps = dry_run(scale="quick")
     plan = yaml.safe_load((ROOT / "papermill_runs" / "evaluation.yaml").read_text())["quick"]
-    tables = len(plan["scenes"]) * len(plan["methods"])
+    kinds = {kind for block in plan["inputs"] for kind in block["kinds"]}
+    tables = len(kinds) * len(plan["methods"])
     assert steps.count("inversions") == steps.count("measurements") == tables
     assert steps.count("notebook") == len([run for run in read_runs() if "quick" in run.parameters])
     assert steps.count("assets") == steps.count("table") == 1

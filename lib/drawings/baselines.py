@@ -10,7 +10,7 @@ from torch import Tensor
 from lib.datasets import Scene
 from lib.drawings.metrics import SERIES_COLOURS
 from lib.evaluation import MEASURES, Comparison
-from lib.figures import Picture, depth_colours, image_grid, use_style
+from lib.figures import Picture, depth_colours, image_grid, signed, use_style
 from lib.media import depth_limits
 from lib.meshes import Head
 
@@ -67,7 +67,7 @@ def against_truth(heads: Mapping[str, Seen], *, cell: float = 1.2) -> Picture:
     Under each stands its error against the truth: MSE, and of depths the mean distance in world units.
     """
     pictures, notes = _panels(heads)
-    side = next(iter(heads.values())).side.view_name
+    side = _yaw_of(next(iter(heads.values())).side)
     return image_grid(pictures, ["input", side, "its depth"], [*heads, "truth"], captions=notes, cell=cell)
 
 
@@ -87,9 +87,13 @@ def targets_against_truth(targets: Mapping[str, Mapping[str, Seen]], *, cell: fl
         pictures, notes = _panels(heads)
         rows.append([picture for part in pictures for picture in part])
         captions.append([note for part in notes for note in part])
-    truths = ("input", next(iter(first.values())).side.view_name, "its depth")
+    truths = ("input", _yaw_of(next(iter(first.values())).side), "its depth")
     titles = [title for truth in truths for title in (*first, truth)]
     return image_grid(rows, list(targets), titles, captions=captions, cell=cell)
+
+
+def _yaw_of(seen: Comparison) -> str:
+    return f"yaw {signed(seen.view.camera.yaw.item())}"
 
 
 def _panels(heads: Mapping[str, Seen]) -> tuple[list[list[Shown]], list[list[str]]]:

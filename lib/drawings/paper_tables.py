@@ -18,6 +18,14 @@ TITLES = {
 }
 """How the columns of the papers' tables are written, with an arrow to where they are better."""
 
+INPUTS = {
+    "all": ("", ""),
+    "front": ("front", "front"),
+    "30 degrees": ("30°", "0.3 rad"),
+    "60 degrees": ("60°", "0.6 rad"),
+}
+"""How the paper's inputs are written, and what stands for them here."""
+
 
 def paper_and_ours(found: pd.DataFrame, paper: str) -> Picture:
     """A paper's table in its first row of panels, ours below it, a row a kind of scenes; a panel a metric.
@@ -54,11 +62,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, counted: bool) -> None:
     inputs, methods = list(rows["input"].unique()), in_row_order(dict.fromkeys(rows["method"]))
     for place, name in enumerate(methods):
         points = rows[rows["method"] == name]
-        at = np.arange(len(inputs)) + 0.12 * (place - (len(methods) - 1) / 2)
+        aside = (0.12 if len(inputs) > 1 else 0.2) * (place - (len(methods) - 1) / 2)
+        at = np.arange(len(inputs)) + aside
         axes.plot(at, points["mean"], "o-", color=method_colour(name), ms=4.5)
         axes.vlines(at, points["low"], points["high"], color=method_colour(name), lw=1.4)
     counts = rows.groupby("input", sort=False)["n"].max()
-    words = ["" if name == "all" else name.replace(" degrees", "°") for name in inputs]
+    words = [INPUTS[name][counted] for name in inputs]
     below = [f"{word}\nn {n}".strip() for word, n in zip(words, counts, strict=True)] if counted else words
     axes.set_xticks(range(len(inputs)), below)
     axes.set_xlim(-0.45, len(inputs) - 0.55)

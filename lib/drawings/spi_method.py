@@ -1,4 +1,4 @@
-"""SPI (Yin et al., 2023), idea by idea: many shapes of one photo, the mirror as a second view, parts that are compared."""
+"""SPI (Yin et al., 2023), idea by idea: many shapes of one photo, the mirror as a second view, parts of faces."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,10 +22,10 @@ POINT_COLOURS = ("#e45756", "#f58518", "#eeca3b", "#54a24b", "#4c78a8", "#b279a2
 PART_COLOURS = {"left_eye": "#f58518", "right_eye": "#eeca3b", "nose": "#54a24b", "mouth": "#e45756"}
 """Of the parts of the face in eq. 10."""
 
-SAMPLES = 128
+SAMPLES = 256
 """Points on each ray of a new view, among which the first behind the relief is looked for."""
 
-REACH = 0.5
+REACH = 1.0
 """How far before and behind the origin's plane these points go, world units."""
 
 LOOSE = 0.02
@@ -149,7 +149,7 @@ def trust_over_yaw(yaw: float, k: float = 1.0, furthest: float = 0.8) -> Picture
 
 # -------------------------------------------------------------------- eq. 10
 def with_boxes(image: Tensor, boxes: Mapping[str, Tensor], side: int = 256) -> np.ndarray:
-    """An image [1, 3, R, R] with frames about parts of the face, boxes (u0, v0, u1, v1) [1, 4]: bytes [side, side, 3]."""
+    """An image [1, 3, R, R] with frames at boxes (u0, v0, u1, v1) [1, 4] of parts of the face: bytes [side, side, 3]."""
     picture = to_picture(resize(image, side)).copy()
     for name, box in boxes.items():
         colour = [int(PART_COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)]

@@ -64,13 +64,13 @@ def _changes(axes: Axes, metric: str, changes: Changes) -> None:
         axes.plot(place, change, "o", color=colour, mec="white", ms=7.5)
     axes.set_title(f"{metric}, n = {changes.n}")
     axes.set_xlim(-0.5, len(changes.paper) - 0.5)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
     axes.grid(axis="x", visible=False)
 
 
 def _percent(share: float) -> str:
-    return "0" if round(100 * share) == 0 else f"{100 * share:+.0f} %".replace("-", "\N{MINUS SIGN}")
+    return "0" if abs(share) < 1e-9 else f"{100 * share:+.3g} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _key() -> list[Line2D]:
@@ -119,18 +119,26 @@ def profiles(
 ) -> Picture:
     """Profiles (z, y), a panel a head (title: {method: line}), with the true ones (title: line) in black.
 
-    The face looks to the right, and both axes have the same scale.
+    The face looks to the right; z, along which methods differ, is drawn twice as large as y. The last method's line is
+    whole, those before it are broken.
     """
+    if not panels:
+        raise ValueError("profiles need at least one head")
     with use_style():
-        picture = Picture(3.1 * len(panels) + 1.6, 4.2)
+        picture = Picture(2.5 * len(panels) + 2.1, 4.2)
         grid = picture.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (title, lines) in zip(grid, panels.items(), strict=True):
             axes.plot(*truths[title], color=TRUTH, lw=2.6, alpha=0.8, label="truth")
-            for method, line in lines.items():
-                axes.plot(*line, color=method_colour(method), label=method_label(method))
-            axes.set(title=title, xlabel="z", aspect="equal")
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+            for style, (method, line) in zip(_broken(len(lines)), lines.items(), strict=True):
+                axes.plot(*line, ls=style, color=method_colour(method), label=method_label(method))
+            axes.set(title=title, xlabel="z", aspect=0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(2))
         grid[0].set_ylabel("y")
         picture.legend(*grid[0].get_legend_handles_labels(), loc="center right")
-        picture.tight_layout(rect=(0, 0, 1 - 1.6 / picture.get_figwidth(), 1))
+        picture.tight_layout(rect=(0, 0, 1 - 2.1 / picture.get_figwidth(), 1))
     return picture
+
+
+def _broken(count: int) -> list[str]:
+    """Styles of so many lines, the last one whole: colours of one method's variants are near each other."""
+    return [(":", "--")[i % 2] for i in range(count - 1)] + ["-"]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from lib.metrics.statistics import FEW, FEWEST, Interval, mean_interval
+from lib.metrics.statistics import FEWEST, Interval, mean_interval
 from lib.runs.claims import KINDS, REAL_KINDS, Claim, Ledger, Test
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ __all__ = [
 LEVEL = 0.95
 """Probability with which an interval holds the true mean."""
 
-MIN_IMAGES = FEW
-"""So many images a finding needs; with fewer, an interval is not to be taken at its word."""
+MIN_IMAGES = 8
+"""So many images a finding needs. Intervals are widened for few images as a t-distribution asks for; below this number
+a bootstrap knows too little of the tails even so. (Under 20, tables flag an interval as of few images.)"""
 
 MAX_LOST = 0.1
 """Share of the images that may be without a value."""
