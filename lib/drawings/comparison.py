@@ -1,7 +1,6 @@
 """Drawings of results: the heads that methods make of one input, and what tables of `lib.evaluation` say of all inputs.
 
-Tables have the columns of `lib.evaluation.COLUMNS`. Methods are drawn on the scenes that all of them were run on. The
-unit is the scene: views of a scene that fall together count as one value, their mean, and an interval is a bootstrap
+Tables have the columns of `lib.evaluation.COLUMNS`. Methods are drawn on common scenes (`on_common_scenes`). The unit is the scene: views of a scene that fall together count as one value, their mean, and an interval is a bootstrap
 over scenes at 95 %. Fewer than three scenes have a mean and no interval.
 """
 
@@ -205,11 +204,11 @@ def quality_against_time(
 ) -> Picture:
     """A metric over the seconds that an inversion takes: in the input's view, and in the other views beside it.
 
-    All scenes of the table count. paper_seconds: by method, what papers report of their own machines, drawn as marks at
+    All scenes count on which all methods were run. paper_seconds: by method, what papers report of their own machines, drawn as marks at
     the lower edge; no quality belongs to them here.
     """
-    rows = _of_metric(table, metric, methods)
-    seconds = rows.groupby("method")["seconds"].mean()
+    rows = run_by_all(methods, _of_metric(table, metric, methods))  # here, kinds are not apart
+    seconds = rows.drop_duplicates(["method", "scene"]).groupby("method")["seconds"].mean()
     means = summarise(rows, ("is_input", "method"))
     with use_style():
         picture = Picture(7.6, 3.6)
@@ -268,6 +267,18 @@ def means_by_kind(table: pd.DataFrame, panels: Sequence[tuple[str, str]], method
     return picture
 
 
+def on_common_scenes(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The rows of methods on the scenes that all of them were run on.
+
+    A method that was run on no scene of a kind is not asked for there: photos may have fewer methods than scenes.
+    """
+    parts = [
+        run_by_all([name for name in methods if name in set(part["method"])], part)
+        for _, part in table.groupby("scene_kind", sort=False)
+    ]
+    return pd.concat([table.iloc[:0], *parts])
+
+
 def gains_by_input(table: pd.DataFrame, metric: str, baseline: str, methods: Sequence[str]) -> Picture:
     """What methods change against a baseline in the other views, over |yaw| of the input: a panel a kind of scenes.
 
@@ -299,7 +310,7 @@ def _dots_with_intervals(
 ) -> None:
     """A dot a scene, and a bar with the mean over those whose yaws round to the same."""
     colour, rounded = method_colour(method), (yaws / TURN_STEP).round() * TURN_STEP
-    axes.plot(rounded + aside, differences, ".", color=colour, alpha=0.5, ms=5, markeredgewidth=0)
+    axes.plot(rounded + aside, differences, ".", color=colour, alpha=0.5, ms=8, markeredgewidth=0)
     for yaw in np.unique(rounded):
         values = differences[rounded == yaw]
         if len(values) >= FEWEST:
@@ -314,12 +325,12 @@ def _of_metric(table: pd.DataFrame, metric: str, methods: Sequence[str]) -> pd.D
 
 
 def _of_metrics(table: pd.DataFrame, metrics: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
-    """The rows of metrics and methods on scenes that all of these methods were run on; an error where there are none."""
+    """The rows of metrics and methods on common scenes; an error where there are none."""
     for column, wanted in (("metric", metrics), ("method", methods)):
         found = list(table[column].unique())
         if missing := [name for name in wanted if name not in found]:
             raise ValueError(f"the table has no {column} {', '.join(missing)}; it has {', '.join(found)}")
-    rows = run_by_all(methods, table[table["metric"].isin(metrics)])
+    rows = on_common_scenes(table[table["metric"].isin(metrics)], methods)
     if rows.empty:
         raise ValueError(f"no scene of the table has {', '.join(metrics)} of all of {', '.join(methods)}")
     return rows

@@ -29,7 +29,7 @@ REACH = 1.0
 """How far before and behind the origin's plane these points go, world units."""
 
 LOOSE = 0.02
-"""World units between a ray and the relief where it goes behind: more, and it passed an edge without touching it."""
+"""World units from the relief within which a ray touches it; farther away it came from beside the photo."""
 
 
 # -------------------------------------------------------------------- why one view is not enough
@@ -38,7 +38,8 @@ def photo_in_relief(photo: Tensor, camera: Camera, depth: Tensor, strength: floa
     """Views [B, 3, R, R] of a photo [1, 3, R, R] that is painted on its own relief, which is flattened or raised.
 
     depth: [1, 1, r, r] along the ray. strength: 1 leaves it; 0 prints the photo on a plane through the origin. Every
-    point moves along its ray, so that the camera of the photo sees the same whatever the strength. `BLANK`: not in it.
+    point moves along its ray, so that the camera of the photo sees the same whatever the strength. What an edge hides is
+    stretched over the gap; beside the photo there is `BLANK`.
     """
     plane = camera.project(torch.zeros(1, 1, 3))[1].item()
     relief = plane + strength * (depth_along_axis(camera, depth) - plane)
@@ -159,17 +160,3 @@ def with_boxes(image: Tensor, boxes: Mapping[str, Tensor], side: int = 256) -> n
         frame[top + 4 : bottom - 3, left + 4 : right - 3] = False
         picture[frame] = colour
     return picture
-
-
-def losses_over_shift(shifts: Sequence[float], losses: Mapping[str, Sequence[float]]) -> Picture:
-    """What losses make of a part that is moved aside: each as a share of its own greatest value. shifts: pixels."""
-    with use_style():
-        drawing = Picture(5.4, 2.9)
-        axes = drawing.add_axes((0.12, 0.17, 0.85, 0.79))
-        for (name, values), colour in zip(losses.items(), SERIES_COLOURS, strict=False):
-            axes.plot(shifts, np.array(values) / max(values), "o-", color=colour, mec="white", label=name)
-        axes.set(
-            xlabel="moved aside by, pixels of the photo", ylabel="share of the greatest", ylim=(-0.05, 1.1)
-        )
-        axes.legend(loc="lower right")
-    return drawing

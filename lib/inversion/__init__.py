@@ -8,6 +8,7 @@ from lib.inversion.pose_opt import invert_pose_opt
 from lib.inversion.projection import invert_w, invert_wplus, project, project_batch
 from lib.inversion.pti import invert_pti
 from lib.inversion.result import Inversion
+from lib.inversion.several import invert_several
 from lib.inversion.spi import invert_spi
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "State",
     "invert_pose_opt",
     "invert_pti",
+    "invert_several",
     "invert_spi",
     "invert_w",
     "invert_wplus",

@@ -27,11 +27,14 @@ def landmarks_uv(target: Tensor, camera: Camera, landmarks: Tensor | None = None
                 f"expected landmarks [468 or 478, 2 or 3] as lib.faces.Portrait has them; got {tuple(given.shape)}"
             )
         return given[None, :, :2].to(target.device)
+    found = detected_landmarks(target)
+    return canonical_landmarks(camera) if found is None else found[None]
+
+
+def detected_landmarks(target: Tensor) -> Tensor | None:
+    """The landmarks (u, v) [478, 2] of the face in a photo [1, 3, R, R]; None where none is seen."""
     (face,) = detected_faces(target, FaceDetector())
-    if face is None:
-        return canonical_landmarks(camera)
-    found = torch.from_numpy(face.landmarks[:, :2] / target.shape[-1])
-    return found[None].to(target)
+    return None if face is None else torch.from_numpy(face.landmarks[:, :2] / target.shape[-1]).to(target)
 
 
 def face_mask(

@@ -57,6 +57,9 @@ class Checkpoints:
     folder: Path
     every: int = 50
 
+    def __post_init__(self) -> None:
+        require_steps(every=self.every)
+
 
 class Diverged(FloatingPointError):
     """A loss that is no number any more; which, and when, is in the message."""
@@ -197,6 +200,8 @@ class Stage:
             raise ValueError(
                 f"{self._file} is no checkpoint that can be read: remove it, and the stage starts anew ({error})"
             ) from error
+        if not isinstance(state, dict):
+            raise ValueError(f"{self._file} is no checkpoint: remove it, and the stage starts anew")
         if state.get("identity") != self.identity:
             raise ValueError(
                 f"{self._file} is of another run: other settings, weights or picture than those given now. "
@@ -228,12 +233,19 @@ def digest(*things: Any) -> str:
     return found.hexdigest()
 
 
+NOT_SETTINGS = frozenset(
+    {"target", "targets", "camera", "cameras", "initial", "progress", "callback", "checkpoints"}
+)
+"""Arguments of methods that are noted in their checked form, or that do not count for a result."""
+
+
 def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the arguments of a method those that are numbers, words and lists of such: what a checkpoint must be of."""
+    """Of the arguments of a method those that a checkpoint must be of: tensors, numbers, words and lists of such."""
     return {
         name: value
         for name, value in arguments.items()
-        if isinstance(value, bool | int | float | str | tuple | list | Mapping | None)
+        if name not in NOT_SETTINGS
+        and isinstance(value, Tensor | bool | int | float | str | tuple | list | Mapping | None)
     }
 
 
@@ -263,6 +275,8 @@ def early_sampling(generator: EG3D, early: Early, until: float, t: float) -> dic
     """
     if early not in ("full", "half_rays", "coarse"):
         raise ValueError(f"early is full, half_rays or coarse; got {early!r}")
+    if not 0 <= until <= 1:
+        raise ValueError(f"early_until is a share of the steps, from 0 to 1; got {until}")
     if early == "full" or t >= until:
         return {}
     if early == "half_rays":
@@ -321,7 +335,7 @@ def search(
         changing=changing,
         optimiser=optimiser,
         rngs=rngs,
-        about=about,
+        about={**about, "generator": generator.state_dict()},
         checkpoints=checkpoints,
         progress=progress,
         pictures=len(w),
@@ -348,6 +362,11 @@ def search(
                 w.grad[stage.lost] = 0
             optimiser.step()
             after_step()
+    for place in range(len(w)):
+        if stage.failures[place] is None and not torch.isfinite(w[place]).all():
+            stage.failures[place] = Diverged(name, steps, _last(stage.histories[place]) | {"code": math.nan})
+            if len(w) == 1:
+                raise stage.failures[place]
     return Found(w.detach(), stage.histories, stage.failures)
 
 
@@ -404,7 +423,7 @@ def tune(
         changing=dict(tuned.named_parameters()),
         optimiser=optimiser,
         rngs=[rng],
-        about=about,
+        about={**about, "generator": original.state_dict()},
         checkpoints=checkpoints,
         progress=progress,
     )
@@ -429,5 +448,8 @@ def _require_finite(tuned: EG3D, name: str, steps: int, history: History) -> Non
     """The last update has no loss after it that would show what it did."""
     for weight, value in tuned.named_parameters():
         if not torch.isfinite(value).all():
-            last = {term: values[-1] for term, values in history.items()}
-            raise Diverged(name, steps, last | {f"weight {weight}": math.nan})
+            raise Diverged(name, steps, _last(history) | {f"weight {weight}": math.nan})
+
+
+def _last(history: History) -> dict[str, float]:
+    return {term: values[-1] for term, values in history.items()}

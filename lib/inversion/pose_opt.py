@@ -101,7 +101,7 @@ def invert_pose_opt(
     about = plain_settings(locals())
     target = checked_target(target, generator)
     start = checked_camera(generator.frontal_camera() if camera is None else camera, generator)
-    warn_of_assumptions(target, start, masks=masks)
+    warn_of_assumptions(target, start)
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     features = VGGFeatures("conv3_3").to(target.device) if features is None else features
     if lpips_threshold is None:

@@ -7,6 +7,7 @@ but keep them noise. The papers call the results SG2 and SG2 W+.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -109,6 +110,7 @@ def project_batch(
     early: Early = "full",
     early_until: float = 0.5,
     objective: Objective | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
     progress: bool = True,
@@ -117,28 +119,32 @@ def project_batch(
     """Optimise latent codes so that their pictures from `cameras` are `targets`, several at once.
 
     targets: [B, 3, R, R] in [-1, 1] at the generator's resolution. cameras: theirs, also as EG3D's 25 numbers.
-    initial: w_plus [B, n_layers, w_dim] to start
-    from instead of the mean code. shake: size of the random steps of the code at the start, in units of its
-    spread. conditioning: the camera under which the mean code and its spread are measured ("target": that of the
-    first picture). perceptual: replaces LPIPS of `lpips_net` at `lpips_resolution` (None: twice the picture's, at
-    most 256). ray_jitter: draw the samples along rays anew at every step, as EG3D does, instead of keeping them
-    fixed. early: cheaper renderings for the first `early_until` of the steps: "half_rays" or "coarse" ones. noise:
-    "own" leaves the generator's noise maps as they are; "discard" starts from random ones, optimises them along
-    with the code and then forgets them, as the reference does; "keep" leaves them in the result's generator. A
-    generator that was trained with fixed noise, as the embedded ones are, needs its own. objective: what is
-    minimised instead of L2 and LPIPS. checkpoints: see `Checkpoints`.
+    initial: w_plus [B, n_layers, w_dim] to start from instead of the mean code. shake: size of the random steps
+    of the code at the start, in units of its spread. conditioning: the camera under which the mean code and its
+    spread are measured ("target": that of the first picture). perceptual: replaces LPIPS of `lpips_net` at
+    `lpips_resolution` (None: twice the picture's, at most 256). ray_jitter: draw the samples along rays anew at
+    every step, as EG3D does, instead of keeping them fixed. early: cheaper renderings for the first
+    `early_until` of the steps: "half_rays" or "coarse" ones. noise: "own" leaves the generator's noise maps as
+    they are; "discard" starts from random ones, optimises them along with the code and then forgets them, as the
+    reference does; "keep" leaves them in the result's generator. A generator that was trained with fixed noise,
+    as the embedded ones are, needs its own. objective: what is minimised instead of L2 and LPIPS. about: what of
+    it, or of `perceptual`, a checkpoint must be of. checkpoints: see `Checkpoints`.
 
     Each picture takes the same steps as by itself with this seed (but for ray_jitter, which draws for the batch).
     Where one diverges, its place holds the error and the others are not touched.
     """
     if noise not in ("own", "discard", "keep"):
         raise ValueError(f"noise is own, discard or keep, not {noise!r}")
+    if space not in ("w", "wplus"):
+        raise ValueError(f"space is w or wplus, not {space!r}")
+    if conditioning not in ("frontal", "target"):
+        raise ValueError(f"conditioning is frontal or target, not {conditioning!r}")
     if noise != "own" and len(targets) > 1:
         raise ValueError(
             f"noise maps are those of one generator: noise={noise!r} takes one picture at a time"
         )
     require_steps(steps=steps)
-    about = plain_settings(locals())
+    about = plain_settings(locals() | {"about": dict(about)})
     targets = checked_target(targets, generator, pictures=None)
     cameras = checked_camera(cameras, generator, pictures=len(targets))
     rng = torch.Generator().manual_seed(seed)

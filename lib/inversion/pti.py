@@ -89,6 +89,7 @@ def invert_pti(
     extras: dict[str, Any] = {"method": "pti", "steps": steps, "seed": seed}
     if initial is None:
         settings = {"steps": pivot_steps, "seed": seed, "progress": progress, "checkpoints": checkpoints}
+        settings["about"] = {"lpips_net": lpips_net, "lpips_resolution": lpips_resolution}
         settings |= dict(pivot_settings or {})
         found = project(generator, target, camera, space=pivot_space, perceptual=perceptual, **settings)
         history |= {f"pivot_{name}": values for name, values in found.history.items()}

@@ -25,7 +25,7 @@ from torch import Tensor
 from lib.cameras import Camera
 from lib.contextual import PARTS_OF_FACE, RELEASED_PARTS, VGGFeatures, part_boxes, parts_loss
 from lib.generators import EG3D
-from lib.inversion.anatomy import face_mask, landmarks_uv
+from lib.inversion.anatomy import detected_landmarks, face_mask, landmarks_uv
 from lib.inversion.assumptions import warn_of_assumptions
 from lib.inversion.objective import checked_camera, checked_target, image_objective, latent_of, lpips_for
 from lib.inversion.optimisation import (
@@ -89,6 +89,8 @@ def mirror_weight(
     """
     yaw = torch.as_tensor(yaw, dtype=torch.float32).abs()
     if form == "paper":
+        if k > 1:
+            raise ValueError(f"k is at most 1, or lambda_m gets negative; got {k}")
         return (1 - importance(yaw)) * (importance(yaw) <= k)
     if form == "code":
         return (1 - importance(yaw) / 2.7) / 2 * (yaw >= 0.2)
@@ -155,6 +157,8 @@ def warped(
     warped along. Low-resolution depth is enlarged first (section 4.2). warp_depth: "ray_as_axis" takes depth along
     the ray for depth along the axis, as the released code does: up to 0.037 too far in the corners.
     """
+    if warp_depth not in ("ray", "ray_as_axis"):
+        raise ValueError(f"warp_depth is ray or ray_as_axis; got {warp_depth!r}")
     count, side = len(camera), source.image.shape[-1]
     depth = _enlarged(depth, side)
     seen_from = source.camera.expand(count)
@@ -355,7 +359,9 @@ class Refinement:
                 self.contextual_scale,
             )
         if "symmetry" in cameras and self.symmetry == "whole":
-            total = total + self.interval * self.whole.total(self.whole.terms(image["symmetry"]))
+            found = self.whole.terms(image["symmetry"])
+            losses |= {f"whole_{name}": value for name, value in found.items()}
+            total = total + self.interval * self.whole.total(found)
         if "depth" in cameras:
             auxiliary["depth"] = depth_loss(depth["depth"], rough["depth"])
         for name, values in auxiliary.items():
@@ -426,23 +432,26 @@ def invert_spi(
     that stands for stage 1. latent_settings: further settings of `project` for it. steps=0 leaves out stage 2.
 
     mirror_form: lambda_m of eq. 4, see `mirror_weight`; "none" leaves the mirrored photo out of stage 1.
-    symmetry: "parts" is eq. 10; "whole" fits the mirrored photo like the photo (the paper's figure 9); "none"
-    leaves it out of stage 2. part_size: pixels across a part of the face in eq. 10 (None: 80 as in the released
-    code, 40 for pictures under 256 px, which have no more to show). contextual_scale: see CONTEXTUAL_SCALE.
-    gate_symmetry: eq. 10 counts only where lambda_m > 0, as in the released code. neighbour_form: see
-    `neighbour_range`. depth_views: see `depth_cameras`. warp_depth, tolerance: see `warped`. authentic_mask:
-    False trusts all of what is warped. views, interval: every `interval`-th step takes so many views for each
-    auxiliary term; in the released code four, every fourth step. lpips_threshold: stop where LPIPS of the photo
-    has come to it, 0.05 in the released code. features: of the contextual loss; conv2_1 of VGG16 stands in for
-    the paper's VGG19 (`VGGFeatures(net="vgg19", weights=...)`). RELEASED has the settings of the released code.
-    The other arguments are those of `project_batch`. In the history "latent_..." is stage 1.
+    symmetry: "parts" is eq. 10; "whole" fits the mirrored photo like the photo, whatever lam_sym is (the paper's
+    figure 9); "none" leaves it out of stage 2. part_size: pixels across a part of the face in eq. 10 (None: 80
+    as in the released code, 40 for pictures under 256 px, which have no more to show). contextual_scale: see
+    CONTEXTUAL_SCALE. gate_symmetry: eq. 10 counts only where lambda_m > 0, as in the released code.
+    neighbour_form: see `neighbour_range`. depth_views: see `depth_cameras`. warp_depth, tolerance: see `warped`.
+    authentic_mask: False trusts all of what is warped. views, interval: every `interval`-th step takes so many
+    views for each auxiliary term; in the released code four, every fourth step. lpips_threshold: stop where
+    LPIPS of the photo has come to it, 0.05 in the released code. features: of the contextual loss; conv2_1 of
+    VGG16 stands in for the paper's VGG19 (`VGGFeatures(net="vgg19", weights=...)`). RELEASED has the settings of
+    the released code. The other arguments are those of `project_batch`. In the history "latent_..." is stage 1.
     """
     if symmetry not in ("parts", "whole", "none"):
         raise ValueError(f"symmetry is parts, whole or none; got {symmetry!r}")
     require_steps(latent_steps=latent_steps, interval=interval, views=views)
     about = plain_settings(locals())
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
-    warn_of_assumptions(target, camera, symmetric=True, landmarks=landmarks, masks=masks)
+    seen = detected_landmarks(target) if landmarks is None else landmarks
+    warn_of_assumptions(
+        target, camera, symmetric=True, face_found=seen is not None, landmarks=landmarks, masks=masks
+    )
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     yaw = camera.yaw.item()
     lambda_m = 0.0 if mirror_form == "none" else mirror_weight(yaw, mirror_form).item()
@@ -451,6 +460,12 @@ def invert_spi(
 
     if initial is None:
         settings = {"steps": latent_steps, "seed": seed, "progress": progress, "checkpoints": checkpoints}
+        settings["about"] = {
+            "lambda_m": lambda_m,
+            "lpips_net": lpips_net,
+            "lpips_resolution": lpips_resolution,
+            "latent_settings": latent_settings,
+        }
         settings |= {"early": early, "early_until": early_until} | dict(latent_settings or {})
         rough = rough_inversion(
             generator, target, camera, lambda_m=lambda_m, perceptual=perceptual, **settings
@@ -463,13 +478,13 @@ def invert_spi(
         return rough
 
     head, side = rough.still(), generator.resolution
-    face = face_mask(target, camera, masks, landmarks)
+    face = face_mask(target, camera, masks, seen)
     source = Source(target, camera, _enlarged(head.render(camera).depth, side), face)
     rng = torch.Generator().manual_seed(seed)
     loss = Refinement(
         head,
         source,
-        landmarks_uv(target, camera, landmarks),
+        landmarks_uv(target, camera, seen),
         perceptual=perceptual,
         features=(VGGFeatures().to(target.device) if features is None else features),
         rng=rng,
