@@ -53,7 +53,7 @@ def test_scenes_are_counted_below_ours_and_not_below_the_papers():
     picture = paper_and_ours(found(("front", "60 degrees")), "table 2")
     words = [[label.get_text() for label in axes.get_xticklabels()] for axes in picture.axes]
     assert words[0] == ["front", "60°"]
-    assert words[2] == ["front\nn 3", "0.6 rad\nn 3"] and words[4] == ["front\nn 4", "0.6 rad\nn 4"]
+    assert words[2] == ["0\nn 3", "0.6\nn 3"] and words[4] == ["0\nn 4", "0.6\nn 4"]
 
 
 def test_what_is_not_there_yet_leaves_an_empty_panel():

@@ -1,7 +1,8 @@
 """Drawings of results: the heads that methods make of one input, and what tables of `lib.evaluation` say of all inputs.
 
-Tables have the columns of `lib.evaluation.COLUMNS`. Methods are drawn on common scenes (`on_common_scenes`). The unit is the scene: views of a scene that fall together count as one value, their mean, and an interval is a bootstrap
-over scenes at 95 %. Fewer than three scenes have a mean and no interval.
+Tables have the columns of `lib.evaluation.COLUMNS`. Methods are drawn on common scenes (`on_common_scenes`). The unit is
+the scene: views of a scene that fall together count as one value, their mean, and an interval is a bootstrap over scenes
+at 95 %. Fewer than three scenes have a mean and no interval.
 """
 
 import math
@@ -204,8 +205,8 @@ def quality_against_time(
 ) -> Picture:
     """A metric over the seconds that an inversion takes: in the input's view, and in the other views beside it.
 
-    All scenes count on which all methods were run. paper_seconds: by method, what papers report of their own machines, drawn as marks at
-    the lower edge; no quality belongs to them here.
+    All scenes count on which all methods were run. paper_seconds: by method, what papers report of their own machines,
+    drawn as marks at the lower edge; no quality belongs to them here.
     """
     rows = run_by_all(methods, _of_metric(table, metric, methods))  # here, kinds are not apart
     seconds = rows.drop_duplicates(["method", "scene"]).groupby("method")["seconds"].mean()

@@ -20,11 +20,11 @@ TITLES = {
 
 INPUTS = {
     "all": ("", ""),
-    "front": ("front", "front"),
-    "30 degrees": ("30°", "0.3 rad"),
-    "60 degrees": ("60°", "0.6 rad"),
+    "front": ("front", "0"),
+    "30 degrees": ("30°", "0.3"),
+    "60 degrees": ("60°", "0.6"),
 }
-"""How the paper's inputs are written, and what stands for them here."""
+"""How the paper's inputs are written, and about which |yaw| in radians stands for them here."""
 
 
 def paper_and_ours(found: pd.DataFrame, paper: str) -> Picture:
@@ -46,6 +46,8 @@ def paper_and_ours(found: pd.DataFrame, paper: str) -> Picture:
             for axes, metric in zip(row, metrics, strict=True):
                 _panel(axes, rows[rows["metric"] == metric], counted=name != paper)
             row[0].set_ylabel(name)
+        if found["input"].nunique() > 1:
+            picture.supxlabel("where the input is seen from; here its |yaw|, rad", size=10)
         for axes, metric in zip(panels[0], metrics, strict=True):
             axes.set_title(TITLES.get(metric, metric))
         methods = in_row_order(dict.fromkeys(found["method"]))
