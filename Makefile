@@ -4,7 +4,8 @@
 #                a time, PHOTO=me.jpg for the start notebook on your own photo
 #   make lab     JupyterLab on the start notebook
 #   make test    unit tests, rules for notebooks, every notebook, JupyterLab in a browser where chromium is installed
-#   make benchmark  speed and memory of the generator against its plain twin, as ratios; on a CUDA device if there is one
+#   make benchmark  speed and memory, as ratios: the generator against its plain twin, and the methods of inversion; on a
+#                CUDA device if there is one
 #   make figures the committed figures again: every notebook at scale full, comparisons from recorded results. Not those
 #                of figures/prior and figures/portraits, which come from the training portraits:
 #                `python -m lib.model_cards`, `python -m lib.runs.provenance portraits`
@@ -61,6 +62,7 @@ test: $(VENV)/.dev
 
 benchmark: $(VENV)/.study
 	$(PY) -m benchmarks.generator
+	$(PY) -m benchmarks.inversion
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

@@ -228,7 +228,7 @@ def measure(case: Case) -> Measurement:
 def in_fresh_process(call: Callable[[Any], Any], given: Any) -> Any:
     """What `call` gives in a process of its own, forked from one that has imported everything and done nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.inversion"])
+    context.set_forkserver_preload(["benchmarks.generator", "lib.datasets", "lib.inversion", "lib.metrics"])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(call, given).result()
 
@@ -310,7 +310,8 @@ def early_rows(case: EarlyCase) -> list[dict]:
             progress=False,
         )
         seconds = (now(case.device) - begun) / len(heads)
-        rows.append({"early": early, "seconds": seconds, **_errors(found, heads)})
+        rows.append({"early": early, "scenes": case.count, "steps": case.steps, "seconds": seconds})
+        rows[-1] |= _errors(found, heads)
     return [row | {"times_as_fast": rows[0]["seconds"] / row["seconds"]} for row in rows]
 
 
@@ -366,36 +367,32 @@ def main(
         early_steps: steps in which cheaper first ones are compared; 0 leaves the comparison out.
         early_scenes: scenes on which they are.
         note: what else ran on the machine.
-        out: also write the rows as JSON.
+        out: also write the rows as JSON, after each table.
     """
-    about = f"{machine(device)}" + ("; one thread, its processor time" if device == "cpu" else "")
-    found: dict[str, Any] = {"machine": "; ".join(filter(None, (about, note)))}
+    about = machine(device) + ("; one thread, its processor time" if device == "cpu" else "")
+    found: dict[str, Any] = {"machine": "; ".join(filter(None, (about, note))), "stages": [], "methods": []}
     print(found["machine"])
-    found |= {"stages": [], "methods": []}
+
+    def add(title: str, name: str, rows: list[dict]) -> None:
+        show(title, rows)
+        found[name] = found.get(name, []) + rows
+        if out is not None:
+            with replacing(out) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+    if early_steps:
+        case = EarlyCase(early_scenes, early_steps, device=device)
+        about_case = f"the first {case.until:.0%} of {early_steps} steps in W+, {early_scenes} scenes"
+        add(f"portraits64: cheaper {about_case}", "early", in_fresh_process(early_rows, case))
+    if "portraits64" in models:
+        add("portraits64: several codes at once", "batches", batch_rows(device, repetitions))
     for model in models:
         large = model == "ffhq512"
         methods = LARGE if large else tuple(METHODS)
         stages = stage_rows(model, methods, device, 1 if large and device == "cpu" else repetitions)
-        rows = method_rows(stages, methods)
-        found["stages"] += stages
-        found["methods"] += rows
-        show(f"{model}: a step of each stage", stages)
-        show(f"{model}: an image, extrapolated (the papers' seconds are of two GPUs)", rows)
-    if "portraits64" in models:
-        found["batches"] = batch_rows(device, repetitions)
-        show("portraits64: several codes at once", found["batches"])
-    if early_steps:
-        case = EarlyCase(early_scenes, early_steps, device=device)
-        found["early"] = {
-            "scenes": early_scenes,
-            "steps": early_steps,
-            "until": case.until,
-            "rows": in_fresh_process(early_rows, case),
-        }
-        show(f"portraits64: cheaper first steps of {early_steps} in W+", found["early"]["rows"])
-    if out is not None:
-        with replacing(out) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        add(f"{model}: a step of each stage", "stages", stages)
+        extrapolated = f"{model}: an image, extrapolated (the papers' seconds are of two GPUs)"
+        add(extrapolated, "methods", method_rows(stages, methods))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
+import torch
 from project_files import ROOT
 
+from benchmarks import inversion
 from benchmarks.generator import BF16, OURS, PLAIN, TASKS, Case, run
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,3 +49,74 @@ def test_the_reported_fid_is_what_was_measured():
         steps = f"{done['steps_of_generator']}, {done['steps_of_discriminator_alone']}"
         row = next(line for line in text.splitlines() if line.startswith(f"| {done['batch']} | {steps} |"))
         assert f"| {done['fid_before']:.2f} | {done['fid_after']:.2f}" in row
+
+
+# ---- methods of inversion ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["code", "tuning"])
+def test_a_step_costs_time_and_memory(stage):
+    found = inversion.measure(inversion.Case("portraits64", stage, repetitions=1))
+    assert found.seconds > 0
+    assert found.peak_mib > 1
+
+
+def test_seconds_are_those_of_a_step_of_the_fastest_cycle(monkeypatch):
+    times = iter(
+        [0.0, 100.0, 109.0, 110.0, 112.0, 115.0]
+    )  # one look of an earlier stage, then cycles of two steps
+    monkeypatch.setattr(inversion, "now", lambda device: next(times))
+
+    def run(generator, photo, look):
+        for step in range(1000):
+            look(step, None)
+
+    monkeypatch.setitem(inversion.STAGES, "made up", inversion.Stage(run, cycle=2, before=1))
+    found = inversion.measure(inversion.Case("portraits64", "made up", repetitions=2))
+    assert found.seconds == (115 - 110) / 2
+    assert next(times, None) is None, "as many looks as are needed, and no more"
+
+
+def test_a_stage_of_every_method_is_known_and_large_ones_are_methods():
+    assert {stage for recipe in inversion.METHODS.values() for stage in recipe.steps} == set(inversion.STAGES)
+    assert set(inversion.LARGE) < set(inversion.METHODS)
+
+
+def test_an_image_is_steps_times_seconds_of_its_stages():
+    rows = [
+        {"model": "m", "stage": "code", "seconds": 2.0, "peak_mib": 7.0},
+        {"model": "m", "stage": "tuning", "seconds": 3.0, "peak_mib": 5.0},
+    ]
+    w, pti = inversion.method_rows(rows, ["w", "pti"])
+    assert (w["steps"], w["seconds"]) == (1500, 3000.0)
+    assert (pti["steps"], pti["seconds"], pti["peak_mib"]) == (800, 450 * 2.0 + 350 * 3.0, 7.0)
+    assert w["times_pti"] == 3000 / 1950
+
+
+def test_several_codes_take_as_many_pictures():
+    photo = inversion.Photo.of(inversion.generator_of("portraits64"), 3)
+    assert photo.image.shape == (3, 3, 64, 64)
+    assert len(photo.camera) == 3
+    assert photo.image.std() > 0.1, "it shows a face, and not one grey"
+
+
+def test_a_fresh_process_gives_the_result_and_keeps_its_state_to_itself():
+    before = torch.get_num_threads()
+    assert inversion.in_fresh_process(partial(pow, 3), 2) == 9
+    inversion.in_fresh_process(torch.set_num_threads, before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_cheaper_first_steps_are_measured_beside_the_others():
+    full, half, coarse = inversion.early_rows(inversion.EarlyCase(count=1, steps=2))
+    assert [row["early"] for row in (full, half, coarse)] == ["full", "half_rays", "coarse"]
+    assert full["times_as_fast"] == 1
+    assert full["side_mse"] > 0
+    assert half["input_mse"] != full["input_mse"], "the first of the two steps saw another picture"
+
+
+def test_tables_show_short_numbers_and_a_dash_for_none(capsys):
+    inversion.show("a table", [{"method": "w", "seconds": 1234.5, "paper": None, "ratio": 0.12345}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "a table"
+    assert lines[3].split() == ["w", "1234", "-", "0.123"]
