@@ -66,7 +66,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, counted: bool) -> None:
         points = rows[rows["method"] == name]
         aside = (0.12 if len(inputs) > 1 else 0.2) * (place - (len(methods) - 1) / 2)
         at = np.arange(len(inputs)) + aside
-        axes.plot(at, points["mean"], "o-", color=method_colour(name), ms=4.5)
+        known = points["mean"].notna().to_numpy()  # a line leads over inputs that are not there yet
+        axes.plot(at[known], points["mean"][known], "o-", color=method_colour(name), ms=4.5)
         axes.vlines(at, points["low"], points["high"], color=method_colour(name), lw=1.4)
     counts = rows.groupby("input", sort=False)["n"].max()
     words = [INPUTS[name][counted] for name in inputs]
