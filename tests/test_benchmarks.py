@@ -115,6 +115,16 @@ def test_cheaper_first_steps_are_measured_beside_the_others():
     assert half["input_mse"] != full["input_mse"], "the first of the two steps saw another picture"
 
 
+def test_the_recorded_images_are_made_of_the_recorded_stages():
+    found = json.loads((RESULTS / "inversion-cpu.json").read_text())
+    for model in {row["model"] for row in found["methods"]}:
+        stages, methods = (
+            [row for row in found[name] if row["model"] == model] for name in ("stages", "methods")
+        )
+        known = inversion.LARGE if model == "ffhq512" else tuple(inversion.METHODS)
+        assert methods == inversion.method_rows(stages, known)
+
+
 def test_tables_show_short_numbers_and_a_dash_for_none(capsys):
     inversion.show("a table", [{"method": "w", "seconds": 1234.5, "paper": None, "ratio": 0.12345}])
     lines = capsys.readouterr().out.splitlines()
