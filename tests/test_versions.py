@@ -81,7 +81,7 @@ def test_version_does_not_change_with(version, change):
 
 
 def test_every_method_and_metric_has_a_version_of_its_own():
-    roots = [method.invert for method in METHODS.values()] + [measure.of for measure in MEASURES.values()]
+    roots = [*{method.invert for method in METHODS.values()}] + [measure.of for measure in MEASURES.values()]
     assert len({code_version(root) for root in roots}) == len(roots)
 
 
