@@ -1,7 +1,6 @@
 """Drawings of the claims ledger: how an interval becomes a verdict, what became of every claim, ours beside the paper's.
 
-`lib.runs.verdicts` stands after drawings in the order of modules, so that findings and verdicts are known here only
-by the attributes that are read.
+Findings and verdicts (`lib.runs.verdicts`) are known here only by the attributes that are read.
 """
 
 from collections.abc import Mapping, Sequence
