@@ -31,6 +31,8 @@ ORDER = [
     "losses",
     "warping",
     "meshes",
+    "rasterisation",
+    "blending",
     "voxels",
     "media",
     "datasets",
@@ -47,6 +49,8 @@ ORDER = [
     "figures",
     "drawings",
     "widgets",
+    "preference",
+    "preference_form",
     "model_cards",
 ]
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lib.inversion import Inversion, invert_pose_opt, invert_pti, invert_spi, invert_w, invert_wplus
+from lib.inversion import (
+    Inversion,
+    invert_hfgi3d,
+    invert_pose_opt,
+    invert_pti,
+    invert_spi,
+    invert_w,
+    invert_wplus,
+)
+from lib.inversion.hfgi3d import RELEASED as HFGI3D_RELEASED
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,17 @@ METHODS = {
         Method("spi-no_warps", invert_spi, NO_WARPS),
         Method("spi-no_depth", invert_spi, {"lam_depth": 0.0}),
         Method("spi-no_warps_no_depth", invert_spi, NO_WARPS | {"lam_depth": 0.0}),
+        Method("pti-short", invert_pti),
+        Method("pti-long", invert_pti),
+        Method("hfgi3d", invert_hfgi3d),
+        Method("hfgi3d-early", invert_hfgi3d, {"steps": 0}),
+        Method("hfgi3d-short", invert_hfgi3d),
+        Method("hfgi3d-long", invert_hfgi3d),
+        Method("hfgi3d-interpolated", invert_hfgi3d, {"view_settings": {"fill": "interpolated"}}),
+        Method("hfgi3d-inpainted", invert_hfgi3d, {"view_settings": {"fill": "inpainted"}}),
+        Method("hfgi3d-generated", invert_hfgi3d, {"view_settings": {"texture": "generated"}}),
+        Method("hfgi3d-density", invert_hfgi3d, {"views": 0, "lam_density": 1.0}),
+        Method("hfgi3d-released", invert_hfgi3d, dict(HFGI3D_RELEASED)),
     )
 }
 """The methods of the study. Ablations are named `<method>-<what differs>`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -25,6 +26,30 @@ SPI_METRICS = {
     "depth_error": "depth",
 }
 """Our metric: the column of SPI's tables 1 and 2; the last two stand in table 1 alone."""
+
+HFGI3D_METHODS = {"wplus": (), "pti": "PTI", "spi": (), "hfgi3d": "HFGI3D"}
+"""Our method: the row of HFGI3D's tables 1 and 3 (Xie et al., 2023), which lack two of ours."""
+
+HFGI3D_PRINTED = {"ide3d": "IDE-3D", "hfgi": "HFGI"}
+"""Their other rows, of methods that this study does not have; the second stands in table 1 alone."""
+
+HFGI3D_INPUT_METRICS = {
+    "psnr": "psnr",
+    "ms_ssim": "ms_ssim",
+    "lpips": "lpips",
+    "consistency_psnr": "ibrnet_psnr",
+}
+"""Our metric: the column of HFGI3D's table 1."""
+
+HFGI3D_CONSISTENCY_METRICS = {
+    "consistency_psnr": "ibrnet_psnr",
+    "consistency_ssim": "ibrnet_ssim",
+    "consistency_lpips": "ibrnet_lpips",
+}
+"""Of its table 3, of the input view as other views predict it."""
+
+HFGI3D_NOVEL_METRICS = {"pose_error": "pose_l2", "identity": "id_novel_view"}
+"""Of its table 3, of novel views."""
 
 MEAD_INPUTS = {
     "front": ((0.0, 0.15), ("F",)),
@@ -62,6 +87,7 @@ def beside_paper(
     rows: Mapping[str, str | Sequence[str]],
     columns: Mapping[str, str],
     *,
+    printed_only: Mapping[str, str] = MappingProxyType({}),
     views: str = "input",
     input_yaw: tuple[float, float] | None = None,
     name: str = "all",
@@ -70,7 +96,8 @@ def beside_paper(
     """Our means for the rows (our method: the paper's) and columns (our metric: the paper's) of a paper's table.
 
     table: of `evaluate`; each of its kinds of scenes gives lines of their own. rows: where several rows of the paper are
-    named for a method, their mean stands for it; none give NaN. views: input; novel, all others; all, both. input_yaw:
+    named for a method, their mean stands for it; none give NaN. printed_only: rows likewise of methods that are no rows
+    of ours, which have the paper's numbers alone. views: input; novel, all others; all, both. input_yaw:
     only scenes whose input has its |yaw| in this range. name: of such inputs, in the column `input`.
 
     All methods are averaged over the same: scenes on which every one was run, views in which every one has a value.
@@ -78,14 +105,14 @@ def beside_paper(
     """
     _require_names(rows, columns)
     same = _with_all_values(_chosen(table, list(rows), list(columns), views, input_yaw), list(rows))
-    printed = paper_table(paper)
+    printed, all_rows = paper_table(paper), {**rows, **printed_only}
     expected = pd.MultiIndex.from_product(
-        [table["scene_kind"].unique(), columns, rows], names=["scene_kind", "metric", "method"]
+        [table["scene_kind"].unique(), columns, all_rows], names=["scene_kind", "metric", "method"]
     )
     means = summarise(same, expected.names, seed=seed).set_index(expected.names)
     found = means.reindex(expected).reset_index()
     cells = zip(found["method"], found["metric"], strict=True)
-    numbers = [_number(printed, rows[method], columns[metric]) for method, metric in cells]
+    numbers = [_number(printed, all_rows[method], columns[metric]) for method, metric in cells]
     counts = found["n"].fillna(0).astype(int)
     return found.assign(input=name, paper=numbers, n=counts)[list(FOUND)]
 

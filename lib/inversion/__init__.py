@@ -3,6 +3,7 @@
 On the command line: `python -m lib.inversion photo.jpg --out out/`.
 """
 
+from lib.inversion.hfgi3d import invert_hfgi3d
 from lib.inversion.optimisation import Checkpoints, Diverged, State
 from lib.inversion.pose_opt import invert_pose_opt
 from lib.inversion.projection import invert_w, invert_wplus, project, project_batch
@@ -16,6 +17,7 @@ __all__ = [
     "Diverged",
     "Inversion",
     "State",
+    "invert_hfgi3d",
     "invert_pose_opt",
     "invert_pti",
     "invert_several",

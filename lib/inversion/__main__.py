@@ -55,6 +55,7 @@ from lib.images import save_image
 from lib.inversion import (
     Checkpoints,
     Inversion,
+    invert_hfgi3d,
     invert_pose_opt,
     invert_pti,
     invert_spi,
@@ -76,8 +77,14 @@ METHODS = {
     "pti": invert_pti,
     "pose_opt": invert_pose_opt,
     "spi": invert_spi,
+    "hfgi3d": invert_hfgi3d,
 }
-SEARCH_STEPS = {"pti": "pivot_steps", "pose_opt": "latent_steps", "spi": "latent_steps"}
+SEARCH_STEPS = {
+    "pti": "pivot_steps",
+    "pose_opt": "latent_steps",
+    "spi": "latent_steps",
+    "hfgi3d": "latent_steps",
+}
 """Method that tunes: what it calls the steps before, in which it searches for a code."""
 
 POSE_SHARE = 8
@@ -103,17 +110,18 @@ class Options:
     """Photos with a face, or ready crops together with --label."""
     out: Path = Path("out")
     """Folder that gets a folder for each photo."""
-    method: Literal["w", "wplus", "pti", "pose_opt", "spi"] = "pti"
+    method: Literal["w", "wplus", "pti", "pose_opt", "spi", "hfgi3d"] = "pti"
     """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least. pose_opt: as pti,
-    and finds the camera, too. spi: as pti, and with the mirrored photo as a second view; slowest."""
+    and finds the camera, too. spi: as pti, and with the mirrored photo as a second view. hfgi3d: as pti, and
+    what the photo shows is carried to other views, what it hides made up there; slowest."""
     weights: str = "portraits64"
     """Generator: one that ships with the study, or a file."""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
     steps: int | None = None
-    """Steps of the method (default: its own). For pti, pose_opt and spi those of the tuning, after the search."""
+    """Steps of the method (default: its own). For those that tune, the steps of the tuning, after the search."""
     pivot_steps: int | None = None
-    """For pti, pose_opt and spi: steps of the search for a code, before the tuning."""
+    """For pti, pose_opt, spi and hfgi3d: steps of the search for a code, before the tuning."""
     seed: int = 0
     """The same seed gives the same head."""
     label: Path | None = None

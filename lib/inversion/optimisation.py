@@ -36,9 +36,13 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What a callback sees of a step: the code, its picture and the terms of the loss, before the update."""
+    """What a callback sees of a step, before the update: code, generator, their picture, the terms of the loss.
+
+    The generator is the one that is being tuned, where one is: it changes with the next step.
+    """
 
     w_plus: Tensor
+    generator: EG3D
     image: Tensor
     losses: dict[str, float]
 
@@ -354,7 +358,7 @@ def search(
             found = terms(w_plus, step)
             values = stage.note(step, found, learning_rate=rate)
             if callback is not None:
-                callback(step, State(w_plus.detach(), found.image.detach(), values[0]))
+                callback(step, State(w_plus.detach(), generator, found.image.detach(), values[0]))
             optimiser.zero_grad(set_to_none=True)
             found.total.sum().backward()
             with torch.no_grad():
@@ -388,9 +392,10 @@ def shake_ramp(t: float, until: float = 0.75) -> float:
 # ----------------------------------------------------------------------- the weights
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` made of a generator."""
+    """What `tune` made of a generator, and the code [1, n_layers, w_dim] that belongs to it."""
 
     generator: EG3D
+    w_plus: Tensor
     history: History
     steps_taken: int
 
@@ -398,11 +403,12 @@ class Tuned:
 def tune(
     original: EG3D,
     w_plus: Tensor,
-    terms: Callable[[EG3D, int], Terms],
+    terms: Callable[[EG3D, Tensor, int], Terms],
     *,
     name: str,
     steps: int,
     learning_rate: float,
+    latent_rate: float = 0.0,
     rng: torch.Generator,
     stop: Callable[[Mapping[str, float]], bool] = lambda losses: False,
     about: Mapping[str, Any],
@@ -410,17 +416,21 @@ def tune(
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Tuned:
-    """Move all weights of a copy of a generator so that `terms(copy, step).total` gets small.
+    """Move all weights of a copy of a generator so that `terms(copy, w_plus, step).total` gets small.
 
-    Adam at a constant rate (Roich et al., 2022, section 3.2); w_plus is only shown to the callback. stop: asked
-    of the losses before every update; the copy that is returned is the one whose losses they are.
+    Adam at constant rates (Roich et al., 2022, section 3.2). latent_rate: with which the code moves along with the
+    weights; it stands still at 0. stop: asked of the losses before every update; the copy that is returned is the
+    one whose losses they are.
     """
     tuned = copy.deepcopy(original).eval().requires_grad_(True)
+    code = w_plus.detach().clone().requires_grad_(latent_rate > 0)
     optimiser = torch.optim.Adam(tuned.parameters(), lr=learning_rate)
+    if latent_rate > 0:
+        optimiser.add_param_group({"params": [code], "lr": latent_rate})
     stage = Stage(
         name,
         steps,
-        changing=dict(tuned.named_parameters()),
+        changing=dict(tuned.named_parameters()) | ({"w_plus": code} if latent_rate > 0 else {}),
         optimiser=optimiser,
         rngs=[rng],
         about={**about, "generator": original.state_dict()},
@@ -429,10 +439,10 @@ def tune(
     )
     with memory_advice(original):
         for step in stage:
-            found = terms(tuned, step)
+            found = terms(tuned, code, step)
             (losses,) = stage.note(step, found)
             if callback is not None:
-                callback(step, State(w_plus, found.image.detach(), losses))
+                callback(step, State(code.detach(), tuned, found.image.detach(), losses))
             if stop(losses):
                 stage.finish()
                 break
@@ -440,15 +450,15 @@ def tune(
             found.total.sum().backward()
             optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    _require_finite(tuned, name, stage.done, stage.histories[0])
-    return Tuned(tuned.requires_grad_(False), stage.histories[0], stage.done)
+    _require_finite(stage)
+    return Tuned(tuned.requires_grad_(False), code.detach(), stage.histories[0], stage.done)
 
 
-def _require_finite(tuned: EG3D, name: str, steps: int, history: History) -> None:
+def _require_finite(stage: Stage) -> None:
     """The last update has no loss after it that would show what it did."""
-    for weight, value in tuned.named_parameters():
+    for name, value in stage.changing.items():
         if not torch.isfinite(value).all():
-            raise Diverged(name, steps, _last(history) | {f"weight {weight}": math.nan})
+            raise Diverged(stage.name, stage.done, _last(stage.histories[0]) | {f"weight {name}": math.nan})
 
 
 def _last(history: History) -> dict[str, float]:

@@ -26,7 +26,7 @@ from lib.inversion.optimisation import (
 )
 from lib.inversion.poses import Form, FreePose, NetworkPose, canonical_warping_loss
 from lib.inversion.projection import w_statistics
-from lib.inversion.pti import SMALL_PICTURE
+from lib.inversion.pti import stopping_threshold
 from lib.inversion.result import Inversion
 from lib.losses import total_variation_loss
 from lib.perceptual import Perceptual
@@ -104,18 +104,14 @@ def invert_pose_opt(
     warn_of_assumptions(target, start)
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     features = VGGFeatures("conv3_3").to(target.device) if features is None else features
-    if lpips_threshold is None:
-        lpips_threshold = 0.06 if generator.resolution >= SMALL_PICTURE else 0.0
+    lpips_threshold = stopping_threshold(generator, lpips_threshold)
     rng = torch.Generator().manual_seed(seed)
     mean, spread = w_statistics(generator, None, statistics_samples, rng)
     if initial is None:
         code = generator.w_mean + truncation_psi * (mean - generator.w_mean)
     else:
         code = latent_of(initial, generator)
-    layers = 1 if space == "w" else generator.n_layers
-    code = (
-        code.mean(dim=1, keepdim=True).expand(1, layers, -1) if space == "w" else code.expand(1, layers, -1)
-    )
+    code = code.mean(dim=1, keepdim=True) if space == "w" else code.expand(1, generator.n_layers, -1)
     poses = FreePose(start, form) if pose == "free" else NetworkPose(target, start, form, seed)
     poses = poses.to(target.device)
     objective = image_objective(target, perceptual, lam_l2, lam_lpips)
@@ -155,7 +151,7 @@ def invert_pose_opt(
     camera = poses.camera().detach()
     raw = image_objective(resize(target, generator.neural_resolution), perceptual, lam_l2, lam_lpips)
 
-    def second_terms(tuned: EG3D, step: int) -> Terms:
+    def second_terms(tuned: EG3D, w_plus: Tensor, step: int) -> Terms:
         view = tuned.synthesize(w_plus, camera, **early_sampling(generator, early, early_until, step / steps))
         losses = objective.terms(view.image)
         losses_raw = raw.terms(resize(view.image_raw, generator.neural_resolution))

@@ -82,8 +82,7 @@ def invert_pti(
     about = plain_settings(locals())
     target, camera = checked_target(target, generator), checked_camera(camera, generator)
     warn_of_assumptions(target, camera, landmarks=landmarks, masks=masks)
-    if lpips_threshold is None:
-        lpips_threshold = 0.06 if generator.resolution >= SMALL_PICTURE else 0.0
+    lpips_threshold = stopping_threshold(generator, lpips_threshold)
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     history: dict[str, list[float]] = {}
     extras: dict[str, Any] = {"method": "pti", "steps": steps, "seed": seed}
@@ -100,7 +99,7 @@ def invert_pti(
     rng = torch.Generator().manual_seed(seed)
     objective = image_objective(target, perceptual, lam_l2, lam_lpips)
 
-    def terms(tuned: EG3D, step: int) -> Terms:
+    def terms(tuned: EG3D, pivot: Tensor, step: int) -> Terms:
         sampling = early_sampling(generator, early, early_until, step / steps)
         image = tuned.synthesize(pivot, camera, rng=rng if ray_jitter else None, **sampling).image
         losses = objective.terms(image)
@@ -127,6 +126,13 @@ def invert_pti(
     )
     extras["steps_taken"] = found.steps_taken
     return Inversion(pivot, found.generator, camera, history | found.history, extras)
+
+
+def stopping_threshold(generator: EG3D, lpips_threshold: float | None) -> float:
+    """LPIPS at which a tuning stops: the given one, or PTI's, which is never reached on pictures under 256 px."""
+    if lpips_threshold is not None:
+        return lpips_threshold
+    return 0.06 if generator.resolution >= SMALL_PICTURE else 0.0
 
 
 # ----------------------------------------------------------------------- locality regularisation, section 3.3

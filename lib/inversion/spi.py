@@ -506,7 +506,9 @@ def invert_spi(
     found = tune(
         generator,
         w_plus,
-        lambda tuned, step: loss(tuned, step, **early_sampling(generator, early, early_until, step / steps)),
+        lambda tuned, _, step: loss(
+            tuned, step, **early_sampling(generator, early, early_until, step / steps)
+        ),
         name="tune by SPI",
         steps=steps,
         learning_rate=learning_rate,
