@@ -7,6 +7,11 @@ import pytest
 from lib.evaluation.protocol import COLUMNS
 from lib.evaluation.tables import (
     FOUND,
+    HFGI3D_CONSISTENCY_METRICS,
+    HFGI3D_INPUT_METRICS,
+    HFGI3D_METHODS,
+    HFGI3D_NOVEL_METRICS,
+    HFGI3D_PRINTED,
     MEAD_INPUTS,
     SPI_METHODS,
     SPI_METRICS,
@@ -67,6 +72,14 @@ def test_names_of_spi_are_rows_and_columns_of_its_tables():
     assert sorted(pooled) == sorted(set(second["input_view"]))
 
 
+def test_names_of_hfgi3d_are_rows_and_columns_of_its_tables():
+    first, third = paper_table("hfgi3d_t1_celebahq"), paper_table("hfgi3d_t3_3d_consistency")
+    printed = {row for row in HFGI3D_METHODS.values() if row} | set(HFGI3D_PRINTED.values())
+    assert printed == set(first.index) == set(third.index) | {HFGI3D_PRINTED["hfgi"]}
+    assert list(HFGI3D_INPUT_METRICS.values()) == list(first.columns[1:])
+    assert [*HFGI3D_CONSISTENCY_METRICS.values(), *HFGI3D_NOVEL_METRICS.values()] == list(third.columns[1:])
+
+
 # ---- ours beside them
 def test_means_are_over_scenes_that_all_methods_have_and_the_views_asked_for():
     table = results(
@@ -109,6 +122,18 @@ def test_kinds_are_apart_and_what_is_not_there_yet_has_n_0():
     assert one(found, "pti")["mean"] == 1.0
     assert one(found, "pti", "heads")["n"] == 0 and np.isnan(one(found, "pti", "heads")["mean"])
     assert one(found, "pti", "heads")["paper"] == 0.0084
+
+
+def test_rows_that_only_one_side_has_keep_their_numbers():
+    table = results({m: {f"s{i}": [0.5] * 3 for i in range(3)} for m in ("pti", "spi")})
+    rows, printed_only = {"pti": "PTI", "spi": ()}, {"ide3d": "IDE-3D"}
+    found = beside_paper(
+        table, "hfgi3d_t1_celebahq", rows, {"mse": "lpips"}, printed_only=printed_only
+    ).set_index("method")
+    assert list(found.index) == ["pti", "spi", "ide3d"]
+    assert found["paper"].tolist() == pytest.approx([0.271, np.nan, 0.273], nan_ok=True)
+    assert found["n"].tolist() == [3, 3, 0], "a row of the paper's alone takes no scene from ours"
+    assert np.isnan(found.loc["ide3d", "mean"])
 
 
 def test_inputs_of_table_2_are_told_apart_by_the_size_of_their_yaw():

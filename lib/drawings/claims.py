@@ -3,6 +3,7 @@
 Findings and verdicts (`lib.runs.verdicts`) are known here only by the attributes that are read.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -213,8 +214,13 @@ def image_by_image(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
                 axes.plot(np.full(len(heights), x), heights, ".", color=method_colour(method), ms=5)
                 axes.plot([x - 0.22, x + 0.22], [np.nanmean(heights)] * 2, color=method_colour(method), lw=3)
             axes.set(title=metric, xticks=range(len(by_method)), xlim=(-0.5, len(by_method) - 0.5))
-            axes.set_xticklabels([method_label(method) for method in by_method])
+            axes.set_xticklabels([_in_lines(method_label(method)) for method in by_method])
             axes.set_ylim(bottom=0)
             axes.grid(axis="x", visible=False)
         picture.tight_layout()
     return picture
+
+
+def _in_lines(label: str, width: int = 14) -> str:
+    """A label that does not reach into the next one's place: broken after a comma, then between words."""
+    return "\n".join(line for part in label.split(", ") for line in textwrap.wrap(part, width))

@@ -61,6 +61,7 @@ METRICS = {
     "median_depth_error": ("median depth error", "lower"),
     "normal_error": ("normal error, degrees", "lower"),
     "consistency_psnr": ("PSNR of predicted view, dB", "higher"),
+    "consistency_ssim": ("SSIM of predicted view", "higher"),
     "consistency_lpips": ("LPIPS of predicted view", "lower"),
 }
 """Name: (how figures write it, which way is better) of the metrics that are drawn; others are written as they are."""
@@ -280,29 +281,47 @@ def on_common_scenes(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFram
     return pd.concat([table.iloc[:0], *parts])
 
 
+def values_by_input(table: pd.DataFrame, metric: str, methods: Sequence[str]) -> Picture:
+    """A metric of methods in the other views, over |yaw| of the input: a panel a kind of scenes.
+
+    A dot is a scene: the mean over its views beside the input. Where three scenes or more have about the same input, a
+    bar is the interval of their mean. The methods stand on the same scenes.
+    """
+    return _by_input(table, metric, list(in_row_order(dict.fromkeys(methods))), baseline=None)
+
+
 def gains_by_input(table: pd.DataFrame, metric: str, baseline: str, methods: Sequence[str]) -> Picture:
     """What methods change against a baseline in the other views, over |yaw| of the input: a panel a kind of scenes.
 
-    A dot is a scene: the mean over its views beside the input of method minus baseline, so that what makes a scene hard
-    for both cancels. Where three scenes or more have about the same input, a bar is the interval of their mean.
+    As `values_by_input`, of method minus baseline, so that what makes a scene hard for both cancels. Each pair stands
+    on all scenes that both were run on.
     """
     others = [name for name in in_row_order(dict.fromkeys(methods)) if name != baseline]
-    kinds = list(_of_metric(table[~table["is_input"]], metric, [baseline, *others])["scene_kind"].unique())
+    return _by_input(table, metric, others, baseline)
+
+
+def _by_input(table: pd.DataFrame, metric: str, methods: Sequence[str], baseline: str | None) -> Picture:
+    """Values, or differences from the baseline, over |yaw| of the input."""
+    drawn = [*methods] if baseline is None else [baseline, *methods]
+    kinds = list(_of_metric(table[~table["is_input"]], metric, drawn)["scene_kind"].unique())
+    label = metric_label(metric)
     with use_style():
         picture = Picture(max(3.1 * len(kinds), 5.0), 3.7)
         panels = picture.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
         for axes, kind in zip(panels, kinds, strict=True):
             of_kind = table[table["scene_kind"] == kind]
-            for place, name in enumerate(others):
+            for place, name in enumerate(methods):
                 test = Test(metric, name, "alike", (kind,), "novel", baseline)
-                paired = paired_values(test, run_by_all(test.methods, of_kind))
+                together = methods if baseline is None else test.methods
+                paired = paired_values(test, run_by_all(together, of_kind))
                 known = ~np.isnan(paired.difference)
-                aside = 0.03 * (place - (len(others) - 1) / 2)
+                aside = 0.03 * (place - (len(methods) - 1) / 2)
                 _dots_with_intervals(axes, paired.yaw[known], paired.difference[known], aside, name)
-            axes.axhline(0, color=method_colour(baseline), lw=1.2, zorder=1)
+            if baseline is not None:
+                axes.axhline(0, color=method_colour(baseline), lw=1.2, zorder=1)
             axes.set(title=kind, xlabel="|yaw| of the input, rad", xlim=(-0.12, 0.78), xticks=(0, 0.3, 0.6))
-        panels[0].set_ylabel(f"{metric_label(metric)}, minus {method_label(baseline)}'s")
-        _method_key(picture, [baseline, *others])
+        panels[0].set_ylabel(label if baseline is None else f"{label}, minus {method_label(baseline)}'s")
+        _method_key(picture, drawn)
     return picture
 
 
