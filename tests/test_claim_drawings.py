@@ -11,6 +11,7 @@ from test_figures import assert_nothing_is_cropped
 
 from lib import drawings
 from lib.drawings.claims import EXPECTED, OUTCOME_COLOURS, STATUS_STYLE
+from lib.figures import method_label
 from lib.runs.claims import PaperPair, Test
 from lib.runs.verdicts import Finding
 
@@ -145,4 +146,17 @@ def test_each_image_has_its_line_and_each_method_its_mean():
     means = [line.get_ydata()[0] for line in lines if line.get_linewidth() == 3]
     assert means == pytest.approx([0.4, 0.15])
     assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == ["W", "PTI"]
+    assert_nothing_is_cropped(picture)
+
+
+def test_long_names_of_methods_stand_in_lines_and_apart():
+    names = ["hfgi3d-early", "hfgi3d-interpolated", "spi-no_warps_no_depth", "hfgi3d"]
+    picture = drawings.image_by_image({"lpips": {name: [0.1, 0.2] for name in names}})
+    picture.canvas.draw()
+    labels = picture.axes[0].get_xticklabels()
+    assert [label.get_text().replace("\n", " ") for label in labels] == [
+        method_label(name).replace(",", "") for name in names
+    ]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
     assert_nothing_is_cropped(picture)

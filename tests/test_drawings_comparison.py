@@ -18,6 +18,7 @@ from lib.drawings import (
     scene_heads,
     with_turn,
 )
+from lib.drawings.comparison import values_by_input
 from lib.figures import METHODS, depth_colours, method_colour, method_label, to_picture
 from lib.generators import Rendering
 from tests.tiny_generator import tiny_generator
@@ -251,6 +252,21 @@ def test_gains_are_paired_by_scene(table):
     assert line(axes, "spi")[1] == pytest.approx(
         [-0.1]
     )  # an interval where three inputs are alike, none where one is
+
+
+def test_values_by_input_are_those_of_each_scene(table):
+    (axes,) = values_by_input(table, "lpips", ["spi", "pti"]).axes
+    dots = {to_hex(each.get_color()): each for each in axes.lines if each.get_marker() == "."}
+    assert set(dots) == {method_colour("pti"), method_colour("spi")}
+    pti, spi = (np.asarray(dots[method_colour(name)].get_ydata()) for name in ("pti", "spi"))
+    (paired,) = gains_by_input(table, "lpips", "pti", ["spi"]).axes
+    (difference,) = [each.get_ydata() for each in paired.lines if each.get_marker() == "."]
+    assert spi - pti == pytest.approx(np.asarray(difference)), "a gain is the difference of two of these"
+    yaws = np.asarray(dots[method_colour("pti")].get_xdata())
+    assert yaws == pytest.approx(np.array([0, 0, 0, 0.6]) - 0.015), (
+        "beside each other, about the inputs' yaws"
+    )
+    assert axes.get_ylabel() == metric_label("lpips")
 
 
 @pytest.mark.parametrize(

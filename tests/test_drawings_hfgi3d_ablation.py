@@ -13,7 +13,8 @@ from lib.cameras import Camera, orbit
 from lib.datasets.scenes import Scene, View
 from lib.drawings.hfgi3d_ablation import (
     Change,
-    bars_beside,
+    bars_by_method,
+    box_amid,
     change_from,
     changes_by_part,
     disagreement,
@@ -207,8 +208,9 @@ def test_each_dot_and_bar_stands_where_its_number_is():
             "hfgi3d-released": Change({"a": 0.0}, 0.0, nan, nan),
         }
     }
-    picture = changes_by_part(panels, "hfgi3d", {"a": "painted", "b": "heads", "c": "heads"})
-    (axes,) = picture.axes
+    picture = changes_by_part(panels, "hfgi3d", {"a": "painted", "b": "heads", "c": "heads"}, columns=2)
+    axes, empty = picture.axes
+    assert not empty.axison
     assert axes.get_title() == "MSE, hidden, n 3"
     dots = {
         (line.get_xdata()[0], to_hex(line.get_color())) for line in axes.lines if line.get_marker() == "o"
@@ -223,9 +225,29 @@ def test_each_dot_and_bar_stands_where_its_number_is():
 
 
 def test_bars_have_the_heights_of_their_values():
-    picture = bars_beside({"one": [0.1, 0.2], "two": [0.3, 0.4]}, ["near", "far"], "MSE")
+    values = {"hfgi3d": [0.1, 0.2], "hfgi3d-inpainted": [0.3, 0.4]}
+    picture = bars_by_method(values, ["near", "far"], "MSE")
     (axes,) = picture.axes
     assert [bar.get_height() for bar in axes.patches] == [0.1, 0.2, 0.3, 0.4]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches[::2]] == list(map(method_colour, values))
     lefts = [bar.get_x() for bar in axes.patches]
     assert lefts[0] < lefts[2] < lefts[1] < lefts[3], "bars of a label stand beside each other"
     assert_nothing_is_cropped(picture)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"), [((8, 10), (0.3, 0.2, 0.8, 0.7)), ((0, 19), (0.5, 0.0, 1.0, 0.5))]
+)
+def test_a_box_lies_about_the_middle_of_its_mask_and_in_the_picture(place, expected):
+    mask = torch.zeros(1, 1, 20, 20, dtype=torch.bool)
+    mask[0, 0, place[0], place[1]] = True
+    if place == (8, 10):  # a ring has its middle where nothing is marked
+        mask[0, 0, 6:12, 8:14] = True
+        mask[0, 0, 8, 10] = False
+        mask[0, 0, 9, 11] = False
+    assert box_amid(mask, 0.5)[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_mask_without_pixels_has_no_box():
+    with pytest.raises(ValueError, match="no middle"):
+        box_amid(torch.zeros(1, 1, 8, 8, dtype=torch.bool))

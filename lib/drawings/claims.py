@@ -204,7 +204,8 @@ def _forest_key(picture: Picture) -> None:
 def image_by_image(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
     """A panel a metric (name: {method: a value per image}): a line an image from method to method, and the means."""
     with use_style():
-        picture = Picture(3.6 * len(values), 3.1)
+        most = max(map(len, values.values()))
+        picture = Picture(max(3.6, 1.05 * most + 0.5) * len(values), 3.1)
         for axes, (metric, by_method) in zip(
             picture.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True
         ):

@@ -4,6 +4,7 @@ The paper shows pictures. Where the truth is known, each pixel of another view i
 something hides from it, and the two can be measured apart.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lib.datasets.scenes import Scene
-from lib.drawings.metrics import SERIES_COLOURS
 from lib.drawings.scenes import KIND_COLOURS
 from lib.evaluation.measures import Comparison
 from lib.evaluation.protocol import views_measured
@@ -108,6 +108,16 @@ def _enough(pixels: Tensor) -> bool:
     return pixels.sum().item() >= FEWEST_PIXELS
 
 
+def box_amid(mask: Tensor, extent: float = 0.4) -> Tensor:
+    """The square (u0, v0, u1, v1) [1, 4], `extent` of the picture wide, about the middle of a mask [1, 1, R, R]."""
+    rows, columns = torch.nonzero(mask[0, 0], as_tuple=True)
+    if not len(rows):
+        raise ValueError("a mask that marks nothing has no middle: leave that picture out")
+    middle = (torch.stack([columns, rows]).float().mean(dim=1) + 0.5) / mask.shape[-1]
+    corner = (middle - extent / 2).clamp(0, 1 - extent)
+    return torch.cat([corner, corner + extent])[None]
+
+
 # -------------------------------------------------------------------- do filled views agree
 @torch.no_grad()
 def disagreement(views: PseudoViews, head: StillHead, apart: int = 1) -> float:
@@ -156,26 +166,29 @@ def change_from(rows: pd.DataFrame, method: str, baseline: str, seed: int = 0) -
 
 
 def changes_by_part(
-    panels: Mapping[str, Mapping[str, Change]], baseline: str, kinds: Mapping[str, str]
+    panels: Mapping[str, Mapping[str, Change]], baseline: str, kinds: Mapping[str, str], columns: int = 3
 ) -> Picture:
     """A panel a quantity (title: {method: change}), a row a method: dots are scenes, bars intervals of their mean.
 
-    baseline: the method that stands at 0. kinds: of the scenes, which colour the dots.
+    baseline: the method that stands at 0. kinds: of the scenes, which colour the dots. columns: panels in a row.
     """
     methods = list(dict.fromkeys(name for changes in panels.values() for name in changes))
+    lines = math.ceil(len(panels) / columns)
     shown = [kind for kind in KIND_COLOURS if kind in kinds.values()]
     key = [Line2D([], [], color=KIND_COLOURS[kind], marker="o", lw=0, ms=5, label=kind) for kind in shown]
     with use_style():
-        picture = Picture(2.35 * len(panels) + 2.0, 0.42 * len(methods) + 1.35)
-        grid = picture.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axes, (title, changes) in zip(grid, panels.items(), strict=True):
+        picture = Picture(2.35 * columns + 2.0, lines * (0.42 * len(methods) + 0.95) + 0.4)
+        grid = picture.subplots(lines, columns, squeeze=False, sharey=True)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, changes) in zip(grid.flat, panels.items(), strict=False):
             for place, name in enumerate(methods):
                 _change_row(axes, -place, changes[name], name, kinds)
             axes.axvline(0, color=method_colour(baseline), lw=1.4, zorder=1)
             n = max(len(change.by_scene) for change in changes.values())
             axes.set(title=f"{title}, n {n}", xlabel="%", ylim=(0.6 - len(methods), 0.5))
             axes.grid(axis="y", visible=False)
-        grid[0].set_yticks([-place for place in range(len(methods))], list(map(method_label, methods)))
+        grid[0, 0].set_yticks([-place for place in range(len(methods))], list(map(method_label, methods)))
         picture.tight_layout(rect=(0, 0, 1, 1 - 0.3 / picture.get_figheight()))
         picture.legend(handles=key, loc="upper right", ncols=len(key))
     return picture
@@ -190,15 +203,15 @@ def _change_row(axes: Axes, place: float, change: Change, method: str, kinds: Ma
     axes.plot(100 * change.mean, place - 0.12, "D", color=method_colour(method), mec="white", ms=7)
 
 
-def bars_beside(values: Mapping[str, Sequence[float]], labels: Sequence[str], axis: str) -> Picture:
-    """Values of several series (name: a value a label), bars beside each other."""
+def bars_by_method(values: Mapping[str, Sequence[float]], labels: Sequence[str], axis: str) -> Picture:
+    """Values of methods (name: a value a label), bars beside each other."""
     with use_style():
-        picture = Picture(1.5 * len(labels) + 3.4, 2.7)
+        picture = Picture(1.5 * len(labels) + 3.2, 2.7)
         axes = picture.add_axes((0.13, 0.14, 0.55, 0.8))
         width = 0.8 / len(values)
         for place, (name, found) in enumerate(values.items()):
             at = np.arange(len(labels)) + width * (place - (len(values) - 1) / 2)
-            axes.bar(at, found, width, label=name, color=SERIES_COLOURS[place % len(SERIES_COLOURS)])
+            axes.bar(at, found, width, label=method_label(name), color=method_colour(name))
         axes.set_xticks(range(len(labels)), labels)
         axes.set_ylabel(axis)
         axes.grid(axis="x", visible=False)

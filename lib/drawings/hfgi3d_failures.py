@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter
 
 from lib.drawings.comparison import METRICS
 from lib.figures import Picture, method_colour, method_label, use_style
@@ -76,6 +77,10 @@ def first_against_final(
             axes.annotate(name, (x, y), xytext=(5, 5 if above else -12), textcoords="offset points", size=9)
         label = METRICS[metric][0] if metric in METRICS else metric
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+        for axis in (axes.xaxis, axes.yaxis):  # plain numbers, also where the range is less than a decade
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.1g}"))
+        axes.tick_params(which="minor", labelsize=8)
         axes.set(xlabel=f"{label}:\n{method_label(first)}", ylabel=f"{label}: {method_label(final)}")
         if len(found):
             axes.legend(loc="upper left")

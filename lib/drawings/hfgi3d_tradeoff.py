@@ -93,13 +93,16 @@ def run_of(
     """The heads that the last stage of a method passes through after `kept` steps; it is run for the most of them.
 
     PTI and HFGI3D take the same steps however many are to follow, so that these are the beginnings of longer runs.
-    Kept in the project's cache, or in `folder`, under all that they depend on; base: see `cached_inversion`.
+    Kept in the project's cache, or in `folder`, under all that they depend on, of which the number of steps is no part;
+    base: see `cached_inversion`.
     """
     if not kept or min(kept) < 0 or max(kept) < 1:
         raise ValueError(f"kept are numbers of steps, from 0 up, one of them at least 1; got {list(kept)}")
-    method = replace(method, settings=dict(method.settings) | {"steps": max(kept)})
+    endless, method = (
+        replace(method, settings=dict(method.settings) | {"steps": steps}) for steps in (None, max(kept))
+    )
     folder = paths.CACHE / "runs" if folder is None else folder
-    folder = folder / inversion_key(method, generator, target, camera, seed)
+    folder = folder / inversion_key(endless, generator, target, camera, seed)
     files = {step: folder / f"{step:05d}.safetensors" for step in sorted(set(kept))}
     if not all(file.is_file() for file in files.values()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ def _carry_out(
 ) -> None:
     """Run a method and write the heads on its way; a killed run goes on from its last checkpoint."""
     last = max(files)
-    initial, unfinished = {}, files[last].parent / "unfinished"
+    initial, unfinished = {}, files[last].parent / f"unfinished-{last}"
     if method.start is not None:
         initial = {"initial": cached_inversion(method.start, generator, target, camera, seed=seed, base=base)}
 

@@ -353,11 +353,11 @@ def invert_hfgi3d(
     """Invert a photo so that other views keep what it shows: codes, their pseudo views, a fit to photo and these.
 
     initial: a code that stands for z_e. space, latent_rate: in which z_e and, from there, z_o are sought, for
-    `latent_steps` each, and how fast; latent_settings: further settings of `project`. theta: see `difference_map`, not
-    given in the paper; ours had the least errors in hidden pixels of development scenes. None takes z_e for z_o.
-    early_tuning_steps: of PTI after z_e, of whose head are geometry and hidden parts then. views: how many pseudo
-    views, perhaps none, from where: see `auxiliary_cameras`; view_settings: of `pseudo_views`. steps=0 leaves out the
-    fit, and z_e is the result.
+    `latent_steps` each, and how fast (W+ in the released code; the fit is in W+ always); latent_settings: further
+    settings of `project`. theta: see `difference_map`, not given in the paper; ours had the least errors in hidden
+    pixels of development scenes. None takes z_e for z_o. early_tuning_steps: of PTI after z_e, of whose head are
+    geometry and hidden parts then. views: how many pseudo views, perhaps none, from where: see `auxiliary_cameras`;
+    view_settings: of `pseudo_views`. steps=0 leaves out the fit, and z_e is the result.
 
     The fit moves the generator, and the code with `tune_latent`, by eq. 5 or 2 (objective: see `PseudoViewLoss`), a
     pseudo view drawn at random in each step; alpha: their weight in eq. 2, 1 in eq. 5. lam_density: of the
