@@ -367,6 +367,13 @@ def test_curves_have_the_colour_of_their_method_and_the_style_of_their_scene(tab
     assert_nothing_is_cropped(picture)
 
 
+def test_relative_curves_begin_at_one(table):
+    (axes,) = curves_over_steps(table, [("psnr", "input")], relative=["psnr"]).axes
+    pti = next(line for line in axes.lines if line.get_color() == method_colour("pti"))
+    assert np.allclose(pti.get_ydata(), (10.5 + np.array([0, 5, 10, 20, 40])) / 10.5)
+    assert "share of the first's" in axes.get_title()
+
+
 def test_trade_off_goes_from_step_to_step(table):
     picture = trade_off(table, ("psnr", "input"), ("lpips", "novel"), noted=[40])
     assert [axes.get_title() for axes in picture.axes] == ["a", "b"]

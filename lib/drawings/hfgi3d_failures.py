@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lib.drawings.comparison import METRICS
 from lib.figures import Picture, method_colour, method_label, use_style
@@ -57,7 +57,7 @@ def first_against_final(
     both = np.concatenate([found.to_numpy().ravel(), np.ravel([*cases.values()])])
     if not len(both):
         raise ValueError(f"no scene of the table has {metric} of {first} and of {final}")
-    low, high = 0.8 * both.min(), 1.25 * both.max()
+    low, high = 0.8 * both.min(), 1.7 * both.max()  # room for names
     with use_style():
         picture = Picture(4.8, 4.4)
         axes = picture.subplots()
@@ -77,10 +77,10 @@ def first_against_final(
             axes.annotate(name, (x, y), xytext=(5, 5 if above else -12), textcoords="offset points", size=9)
         label = METRICS[metric][0] if metric in METRICS else metric
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-        for axis in (axes.xaxis, axes.yaxis):  # plain numbers, also where the range is less than a decade
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.1g}"))
-        axes.tick_params(which="minor", labelsize=8)
+            axis.set_minor_locator(NullLocator())
         axes.set(xlabel=f"{label}:\n{method_label(first)}", ylabel=f"{label}: {method_label(final)}")
         if len(found):
             axes.legend(loc="upper left")

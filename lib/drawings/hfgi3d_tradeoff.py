@@ -389,10 +389,12 @@ def curves_over_steps(
     panels: Sequence[tuple[str, Literal["input", "novel"]]],
     *,
     level: Mapping[str, float] | None = None,
+    relative: Collection[str] = (),
 ) -> Picture:
     """Metrics over steps: a panel a (metric, views), a colour a method, a style of line a scene.
 
     Steps grow by factors, and 0 stands where the axis begins. level: of some metrics, a value that is drawn across.
+    relative: metrics that are drawn as shares of what they are at the first step, as scenes differ by more than methods do.
     """
     scenes = list(table["scene"].unique())
     methods = list(in_row_order(dict.fromkeys(table["method"])))
@@ -404,10 +406,14 @@ def curves_over_steps(
             for (method, scene), line in means_over_steps(table, metric, views).groupby(["method", "scene"]):
                 style = SCENE_STYLES[scenes.index(scene) % len(SCENE_STYLES)]
                 line = line.sort_values("step")
-                axes.plot(line["step"], line["value"], "o", ls=style, color=method_colour(method), ms=3.5)
+                unit = line["value"].iloc[0] if metric in relative else 1.0
+                axes.plot(
+                    line["step"], line["value"] / unit, "o", ls=style, color=method_colour(method), ms=3.5
+                )
             if metric in (level or {}):
                 axes.axhline(level[metric], color="0.35", lw=1.0)
-            axes.set_title(f"{label_of(metric)}\n{VIEWS[views]}")
+            share = ", share of the first's" if metric in relative else ""
+            axes.set_title(f"{label_of(metric)}\n{VIEWS[views]}{share}")
             _steps_below(axes, table["step"])
         _key(picture, methods, scenes)
     return picture

@@ -39,9 +39,15 @@ def _short(method: Method, steps: int) -> Method:
     """A method, and what it starts from, with at most so many steps of each stage; a stage of none stays out."""
     named = inspect.signature(method.invert).parameters  # those of codes alone pass on what they are given
     stages = {"steps"} | {name for name in named if name.endswith("_steps")}
-    counts = {name: min(steps, method.settings.get(name, steps)) for name in sorted(stages)}
+    asked = {name: method.settings.get(name, _default(named.get(name))) for name in sorted(stages)}
+    counts = {name: steps if count is None else min(steps, count) for name, count in asked.items()}
     start = None if method.start is None else _short(method.start, steps)
     return replace(method, settings=dict(method.settings) | counts, start=start)
+
+
+def _default(parameter: inspect.Parameter | None) -> int | None:
+    """A parameter's own number of steps; None where it has none, or another function knows it."""
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def against_first(table: pd.DataFrame, metric: str, methods: Sequence[str], seed: int = 0) -> pd.DataFrame:
