@@ -66,7 +66,7 @@ IMPORTED_AS = {
 STARTED = {"pyarrow", "snakemake", "jupyterlab", "ipykernel", "nbval", "nbstripout", "ruff", "playwright"}
 
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".json", ".lock", ".csv", ""}  # by suffix
-MAX_PICTURE, MAX_PICTURES = 100_000, 10_000_000
+MAX_PICTURE, MAX_PICTURES = 100_000, 16_000_000
 
 
 def relative(path):

@@ -394,7 +394,7 @@ def curves_over_steps(
     """Metrics over steps: a panel a (metric, views), a colour a method, a style of line a scene.
 
     Steps grow by factors, and 0 stands where the axis begins. level: of some metrics, a value that is drawn across.
-    relative: metrics that are drawn as shares of what they are at the first step, as scenes differ by more than methods do.
+    relative: metrics that are drawn as shares of what they are at the first step, as scenes differ more than methods.
     """
     scenes = list(table["scene"].unique())
     methods = list(in_row_order(dict.fromkeys(table["method"])))
