@@ -350,7 +350,7 @@ def test_options_that_contradict_are_refused(work, capsys):
     assert main(arguments("crop.png", "elsewhere/crop.png")) == 1
     assert "several photos are called crop" in capsys.readouterr().err
     assert main([*arguments("crop.png", method="w"), "--pivot-steps", "3"]) == 1
-    assert "--pivot-steps belongs to pti, pose_opt, spi, not to w" in capsys.readouterr().err
+    assert "--pivot-steps belongs to pti, pose_opt, spi, hfgi3d, not to w" in capsys.readouterr().err
     assert main(arguments()) == 1
     assert "no photo" in capsys.readouterr().err
     for wrong, message in (
