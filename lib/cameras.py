@@ -245,6 +245,24 @@ def orbit(
     return Camera(poses, intrinsics_matrix(focal, len(poses)).to(poses.device))
 
 
+def carried(camera: Camera, start: Camera, end: Camera) -> Camera:
+    """Cameras after the rigid motion of the world that takes `start` to `end`, with their own intrinsics.
+
+    Carries known views of a head into the frame of somebody who says that one of them, `start`, is `end`.
+    """
+    motion = end.world_from_cam @ torch.linalg.inv(start.world_from_cam)
+    return Camera(motion @ camera.world_from_cam, camera.intrinsics.expand(len(camera), 3, 3))
+
+
+def turned(camera: Camera, yaw: float) -> Camera:
+    """Cameras moved about the world's vertical axis by `yaw`, radians; what they looked at on it stays in the middle."""
+    sin, cos = math.sin(yaw), math.cos(yaw)
+    rotation = torch.eye(4).to(camera.world_from_cam)
+    rotation[0, 0] = rotation[2, 2] = cos
+    rotation[0, 2], rotation[2, 0] = sin, -sin
+    return Camera(rotation @ camera.world_from_cam, camera.intrinsics)
+
+
 def eg3d_look_at(
     horizontal: float | Tensor,
     vertical: float | Tensor,

@@ -14,12 +14,14 @@ from lib.shapes import FeatureMaps, PerImage, PerPoint, PerSample, SingleMaps, c
 
 __all__ = [
     "density_loss",
+    "depth_variation_loss",
     "discriminator_loss",
     "generator_loss",
     "l1_loss",
     "l2_loss",
     "masked_depth_loss",
     "noise_regulariser",
+    "pose_agreement_loss",
     "r1_loss",
     "recentre_noise",
     "spread_loss",
@@ -74,6 +76,27 @@ def total_variation_loss(depth: SingleMaps) -> PerImage:
     """
     across, down = depth.diff(dim=3), depth.diff(dim=2)
     return across.square().mean(dim=(1, 2, 3)) + down.square().mean(dim=(1, 2, 3))
+
+
+@checked
+def depth_variation_loss(depth: SingleMaps) -> PerImage:
+    """Mean absolute difference of depth between neighbours side by side, plus that of neighbours one above the other.
+
+    TV(D), Luo & Ghosh, eq. 5, in its anisotropic form (Rudin et al., 1992), of pixels and not of their sum.
+    """
+    across, down = depth.diff(dim=3), depth.diff(dim=2)
+    return across.abs().mean(dim=(1, 2, 3)) + down.abs().mean(dim=(1, 2, 3))
+
+
+# ----------------------------------------------------------------------- poses that a generator says itself
+@checked
+def pose_agreement_loss(pose: Float[Tensor, "batch 2"], taught: Float[Tensor, "batch 2"]) -> PerImage:
+    """Mean squared difference of two poses (h, v), radians; `taught` has no gradient.
+
+    PoF3D's pose consistency, where the generator's pose is taught by the discriminator's, and its pose supervision,
+    where the discriminator's is taught by the generator's (Shi et al., 2023, sec. 3.3).
+    """
+    return (pose - taught.detach()).square().mean(dim=1)
 
 
 # ----------------------------------------------------------------------- adversarial training

@@ -174,7 +174,8 @@ class Distiller:
         target = torch.where(batches.inside[rows].to(device), photo, image.detach())
         target_raw = F.interpolate(target, size=image_raw.shape[-1], mode="area")
         losses = {
-            "spread": s.lam_spread * self.spread(planes[index], camera, jitter),
+            "spread": s.lam_spread
+            * light_spread(generator, planes[index], camera, s.spread_rays, s.spread_samples, jitter),
             "image": s.lam_image * F.l1_loss(image, target),
             "l2": s.lam_l2 * F.mse_loss(image, target),
             "raw": s.lam_raw * F.l1_loss(image_raw, target_raw),
@@ -186,19 +187,6 @@ class Distiller:
             losses["adversarial"] = s.lam_adversarial * generator_loss(score).mean()
         self.seen = Seen(image.detach(), image_raw.detach(), target, target_raw, label)
         return losses
-
-    def spread(self, planes: Tensor, camera: Camera, jitter: torch.Generator) -> Tensor:
-        """Mean spread of the light along some rays of each picture."""
-        s, generator = self.settings, self.pair.generator
-        origins, directions = camera.rays(generator.neural_resolution)
-        device = directions.device
-        some = torch.randint(directions.shape[1], (s.spread_rays,), generator=jitter, device=device)
-        origins, directions = origins.expand_as(directions)[:, some], directions[:, some]
-        near, far = ray_bounds(origins, directions, generator.config.rendering)
-        depths = stratified_depths(near, far, s.spread_samples, jitter)
-        points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
-        density = generator.sample(planes, points.flatten(1, 2))[0].float().view_as(depths)
-        return spread_loss(depths, sample_weights(composite_weights(density, depths))).mean()
 
     def discriminator_losses(self, step: int) -> dict[str, Tensor]:
         """Logistic loss of the step's rendered and true pictures, and R1 on the true ones."""
@@ -215,6 +203,21 @@ class Distiller:
         """The discriminator's scores [B]; in float32, since R1 differentiates them twice."""
         with torch.autocast(image.device.type, enabled=False):
             return self.pair.discriminator(image, image_raw, label)
+
+
+def light_spread(
+    generator: EG3D, planes: Tensor, camera: Camera, rays: int, samples: int, jitter: torch.Generator
+) -> Tensor:
+    """Mean spread of the light along some rays of each picture, at so many samples a ray."""
+    origins, directions = camera.rays(generator.neural_resolution)
+    device = directions.device
+    some = torch.randint(directions.shape[1], (rays,), generator=jitter, device=device)
+    origins, directions = origins.expand_as(directions)[:, some], directions[:, some]
+    near, far = ray_bounds(origins, directions, generator.config.rendering)
+    depths = stratified_depths(near, far, samples, jitter)
+    points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+    density = generator.sample(planes, points.flatten(1, 2))[0].float().view_as(depths)
+    return spread_loss(depths, sample_weights(composite_weights(density, depths))).mean()
 
 
 @torch.no_grad()

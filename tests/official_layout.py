@@ -108,7 +108,7 @@ PERSISTENT = {
     r"backbone\.synthesis\.b\d+|superresolution\.block\d": "SynthesisBlock",
     r".+\.conv\d": "SynthesisLayer",
     r".+\.torgb": "ToRGBLayer",
-    r".*(affine|embed|fc\d?|out|net\.[02])": "FullyConnectedLayer",
+    r".*(affine|affine_layer\d|embed|fc\d?|out|cam_out\d|net\.[02])": "FullyConnectedLayer",
 }
 """Persistent classes, by the path of their object."""
 
@@ -119,7 +119,7 @@ def _attributes(module: nn.Module, path: str) -> dict[str, Any]:
     for name in ("conv_clamp", "up", "resolution", "num_layers", "use_fp16"):
         if hasattr(module, name):
             attributes[name] = getattr(module, name)
-    linear = re.fullmatch(r"decoder\..*|(.+\.)?(affine|embed|out|skip)", path)
+    linear = re.fullmatch(r"decoder\..*|(.+\.)?(affine|affine_layer2|embed|out|cam_out2|skip)", path)
     if hasattr(module, "weight_gain"):
         attributes["weight_gain"] = np.float64(module.weight_gain)
     if "weight" in module._parameters and not path.endswith("torgb"):
@@ -200,8 +200,8 @@ def official_generator(generator: EG3D, source: str = "") -> Persistent:
     for block in ("block0", "block1"):
         superresolution.state["_modules"][block].state["use_fp16"] = config.superresolution.float16
     rendering_kwargs = EasyDict(official_rendering_kwargs(config))
-    for name in ("avg_camera_focal", "batch_coupled"):  # the original has no such settings
-        rendering_kwargs.pop(name)
+    for name in ("avg_camera_focal", "batch_coupled", "pose_bound"):  # the original has no such settings
+        rendering_kwargs.pop(name, None)
     rendering_kwargs["superresolution_module"] = f"training.superresolution.{superresolution.class_name}"
     state |= {
         "rendering_kwargs": rendering_kwargs,

@@ -7,11 +7,11 @@ import torch
 
 from lib import adversarial, datasets, metrics
 from lib.adversarial import (
-    AdversarialSettings,
     Draw,
+    EG3DRecipe,
+    EG3DSettings,
     Options,
     RealPictures,
-    Recipe,
     augment_pair,
     blur,
     blur_width,
@@ -27,8 +27,8 @@ from lib.generators.checkpoints import load_discriminator
 from lib.generators.discriminators import DiscriminatorConfig
 from lib.images import load_photo, resize, to_uint8
 from lib.losses import r1_loss
-from lib.training import Schedule, fit, launch
-from tests.tiny_adversaries import SETTINGS, recipe, train_in_double
+from lib.training import launch
+from tests.tiny_adversaries import SETTINGS, Killed, assert_same, recipe, rows, run, state, train_in_double
 from tests.tiny_generator import tiny_generator
 from tests.tiny_portraits import portrait_generator, rendered_portraits
 
@@ -36,14 +36,14 @@ from tests.tiny_portraits import portrait_generator, rendered_portraits
 
 
 def test_the_swap_fades_from_always_to_its_probability():
-    s = AdversarialSettings(swap=0.8, swap_fade=1000)
+    s = EG3DSettings(swap=0.8, swap_fade=1000)
     found = [swap_probability(images, s) for images in (0, 500, 1000, 5000)]
     assert found == pytest.approx([1.0, 0.9, 0.8, 0.8])
     assert swap_probability(0, dataclasses.replace(s, swap_fade=0)) == 0.8
 
 
 def test_the_blur_fades_to_none_in_proportion_to_the_batch():
-    s = AdversarialSettings(batch=32, blur=10, blur_fade=200_000)
+    s = EG3DSettings(batch=32, blur=10, blur_fade=200_000)
     assert [blur_width(images, s) for images in (0, 50_000, 200_000, 10**6)] == [10, 7.5, 0, 0]
     half = dataclasses.replace(s, batch=16)
     assert blur_width(50_000, half) == 5  # of the same steps half the images
@@ -51,7 +51,7 @@ def test_the_blur_fades_to_none_in_proportion_to_the_batch():
 
 
 def test_rays_grow_linearly_to_the_final_resolution():
-    s = AdversarialSettings.ffhq512_second_stage()
+    s = EG3DSettings.ffhq512_second_stage()
     assert [rays_along_side(images, s) for images in (0, 10_000, 500_000, 10**6, 10**7)] == [
         64,
         65,
@@ -59,12 +59,12 @@ def test_rays_grow_linearly_to_the_final_resolution():
         128,
         128,
     ]
-    assert rays_along_side(10**7, AdversarialSettings.ffhq512()) == 64
+    assert rays_along_side(10**7, EG3DSettings.ffhq512()) == 64
 
 
 def test_counts_in_proportion_stand_for_steps():
     for batch in (8, 32):
-        s = AdversarialSettings(batch=batch)
+        s = EG3DSettings(batch=batch)
         assert in_proportion(10_000, s) / batch == 312.5
 
 
@@ -87,10 +87,10 @@ def test_recipes_of_the_released_models():
     assert [
         (s.gamma, s.swap, s.lam_density, s.density_every, s.r1_every, s.ada_target)
         for s in (
-            AdversarialSettings.ffhq512(),
-            AdversarialSettings.ffhq512_second_stage(swap=0.8),
-            AdversarialSettings.afhq512(),
-            AdversarialSettings.shapenet128(),
+            EG3DSettings.ffhq512(),
+            EG3DSettings.ffhq512_second_stage(swap=0.8),
+            EG3DSettings.afhq512(),
+            EG3DSettings.shapenet128(),
         )
     ] == [
         (1.0, 0.5, 0.25, 4, 16, None),
@@ -98,14 +98,14 @@ def test_recipes_of_the_released_models():
         (5.0, 0.8, 0.25, 4, 16, 0.6),
         (0.3, 0.5, 0.25, 4, 16, None),
     ]
-    assert blur_width(0, AdversarialSettings.afhq512()) == 0
+    assert blur_width(0, EG3DSettings.afhq512()) == 0
 
 
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="r1_every must be 1 or more; got 0"):
-        AdversarialSettings(r1_every=0)
+        EG3DSettings(r1_every=0)
     with pytest.raises(ValueError, match=r"swap is a probability; got 1\.5"):
-        AdversarialSettings(swap=1.5)
+        EG3DSettings(swap=1.5)
 
 
 # ----------------------------------------------------------------------- what the discriminator sees
@@ -145,10 +145,25 @@ def test_real_pictures_come_mirrored_too_with_the_mirrored_camera():
     assert torch.equal(label, Camera.cat([camera[1], camera[1].mirror()]).label())
 
 
+def test_real_pictures_come_straight_alone_and_without_labels_if_wanted():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    labels = orbit(torch.tensor([0.1, -0.4, 0.5]), torch.zeros(3)).label().numpy()
+    pictures = RealPictures(images, labels, mirrored=False)
+    assert len(pictures) == 3
+    image, label = pictures[np.array([2])]
+    assert torch.equal(image[0], torch.from_numpy(images[2]).permute(2, 0, 1) / 127.5 - 1)
+    assert torch.equal(label, torch.from_numpy(labels[2:]))
+    unlabelled = RealPictures(images)
+    assert len(unlabelled) == 6
+    image, label = unlabelled[np.array([2, 5])]
+    assert torch.equal(image[1], image[0].flip(2))
+    assert label is None
+
+
 # ----------------------------------------------------------------------- the phases
 
 
-def conditioning_and_label(settings: AdversarialSettings, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def conditioning_and_label(settings: EG3DSettings, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels that codes of a step are conditioned on, and those that they are rendered and judged under."""
     one, seen = recipe(settings), []
     original = one.players.generator.map
@@ -200,8 +215,8 @@ def test_real_raw_pictures_are_blurred_and_so_is_what_is_judged():
     (image, raw, label), (_, blurred_raw, _) = sharp.reals(0), blurred.reals(0)
     assert torch.allclose(blurred_raw, blur(raw, 2.0), atol=1e-6)
     width = blur_width(0, blurred.settings)
-    expected = sharp.score(blur(image, width), raw, label, 0, Draw.REAL_AUGMENTATION)
-    assert torch.allclose(blurred.score(image, raw, label, 0, Draw.REAL_AUGMENTATION), expected, atol=1e-5)
+    expected = sharp.judge(blur(image, width), raw, label, 0, Draw.REAL_AUGMENTATION)
+    assert torch.allclose(blurred.judge(image, raw, label, 0, Draw.REAL_AUGMENTATION), expected, atol=1e-5)
 
 
 def test_r1_is_of_both_pictures():
@@ -238,7 +253,7 @@ def test_density_is_compared_between_neighbours_all_over_the_cube():
     assert loss.item() == pytest.approx(2 * 0.25 * difference.item(), rel=1e-5)  # at every second step
 
 
-def density_codes(one: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+def density_codes(one: EG3DRecipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes and conditioning labels of the heads whose density is compared at step 0."""
     rng = one.numbers(0, Draw.DENSITY)
     z, label = one.latents_and_labels(rng)
@@ -318,71 +333,14 @@ def test_gradients_equal_finite_differences(index):
 # ----------------------------------------------------------------------- runs
 
 
-class Killed(BaseException):
-    """Stands for whatever ends a process."""
-
-
-def run(
-    folder, settings: AdversarialSettings = SETTINGS, steps: int = 6, killed_at: int | None = None
-) -> Recipe:
-    """Training as a new process would start it; returns what was trained."""
-    one = recipe(settings)
-    phases = one.phases()
-    if killed_at is not None:
-        last = phases[-2]  # the discriminator's: in the middle of a step
-
-        def losses(step: int) -> dict:
-            if step == killed_at:
-                raise Killed
-            return last.losses(step)
-
-        phases[-2] = dataclasses.replace(last, losses=losses)
-    fit(
-        one.players,
-        phases,
-        Schedule(steps, warm_up=1, decay_fraction=0.0),
-        folder,
-        averaged=one.players.generator,
-        average_half_life=5,
-        checkpoint_every=2,
-        log_every=3,
-        mend=True,
-    )
-    return one
-
-
-def rows(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def state(folder) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
-
-
-def assert_same(found, expected) -> None:
-    """Bit for bit, through dictionaries and lists."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected.keys() - {"seconds"}:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
-    else:
-        assert found == expected
-
-
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, killed_at):
     """Weights, averages, both optimisers and the augmentation's strength, in the middle of all intervals."""
     s = dataclasses.replace(SETTINGS, ada_target=0.1, ada_images=200, ada_every=3, augment=0.4)
-    run(tmp_path / "whole", s)
+    run(recipe(s), tmp_path / "whole")
     with pytest.raises(Killed):
-        run(tmp_path / "killed", s, killed_at=killed_at)
-    run(tmp_path / "killed", s)
+        run(recipe(s), tmp_path / "killed", killed_at=killed_at)
+    run(recipe(s), tmp_path / "killed")
     assert_same(state(tmp_path / "killed"), state(tmp_path / "whole"))
     assert state(tmp_path / "whole")["model"]["strength.value"] != 0.4
     logs = [[row | {"seconds": 0} for row in rows(tmp_path / name)] for name in ("killed", "whole")]
@@ -391,7 +349,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, killed_at):
 
 
 def test_both_players_learn_and_the_average_follows(tmp_path):
-    start, end = recipe().players, run(tmp_path, steps=4).players
+    start, end = recipe().players, run(recipe(), tmp_path, steps=4).players
     for name in ("generator", "discriminator"):
         before, after = (dict(getattr(players, name).named_parameters()) for players in (start, end))
         moved = [key for key in before if not torch.equal(before[key], after[key])]
@@ -407,7 +365,7 @@ def test_both_players_learn_and_the_average_follows(tmp_path):
 
 def test_a_discriminator_alone_learns_to_tell_and_leaves_the_generator(tmp_path):
     s = dataclasses.replace(SETTINGS, discriminator_alone=10**6, gamma=0.01, rate_discriminator=1e-2, batch=8)
-    end = run(tmp_path, s, steps=45)
+    end = run(recipe(s), tmp_path, steps=45)
     fresh = recipe()
     for key, value in fresh.players.generator.named_parameters():
         assert torch.equal(end.players.generator.get_parameter(key), value), key
@@ -484,7 +442,7 @@ def test_training_starts_from_a_given_discriminator_and_from_the_same_new_one(po
 
 
 def test_the_command_trains_and_compares(portraits, start, monkeypatch, tmp_path, capsys):
-    options = Options(str(start), steps=2, folder=tmp_path / "run", device="cpu", settings=SETTINGS)
+    options = Options(start=str(start), steps=2, folder=tmp_path / "run", device="cpu", settings=SETTINGS)
     adversarial.main(options)
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
     monkeypatch.setattr(

@@ -121,6 +121,7 @@ class Wall:
 
     def __init__(self, generator, depth):
         self.generator, self.depth, self.w_plus = generator, depth, torch.zeros(1)
+        self.camera = generator.frontal_camera()
 
     def still(self):
         return self

@@ -227,7 +227,7 @@ def egg_inverted():
 class EggHead:
     """What the warp asks of an inversion."""
 
-    w_plus = torch.zeros(1, 1, 1)
+    w_plus, camera = torch.zeros(1, 1, 1), orbit(0.0, 0.0)
 
     def render(self, camera, neural_resolution):
         view = egg_view(camera, neural_resolution)

@@ -298,6 +298,22 @@ def _fit_latent_space(
     return LatentSpace.fit(codes, teacher.mean_style, plan.truncation)
 
 
+def posed_latent_space(
+    plan: Plan, portraits: UnposedPortraits, turned: float = 0.2, samples: int = 8192, z_dim: int = 256
+) -> LatentSpace:
+    """The space of a z that says the pose, too: the teacher's styles as they are, whitened. No pose is asked for.
+
+    Of styles as the teacher draws them and, to a share `turned`, those of turned people: without them a head far from
+    the front would lie many deviations out.
+    """
+    teacher, rng = Teacher(threads=1), np.random.default_rng([plan.seed, 4])
+    natural = teacher.styles(rng.standard_normal((samples, Teacher.z_dim)), plan.truncation)
+    rows = np.flatnonzero(~portraits.single & ~portraits.held_out)
+    some = rng.choice(rows, round(samples * turned / (1 - turned)), replace=False)
+    styles = np.concatenate([natural, portraits.styles[some]])
+    return LatentSpace.fit(styles, teacher.mean_style, plan.truncation, z_dim)
+
+
 # ----------------------------------------------------------------------
 # Loading
 
@@ -365,6 +381,44 @@ def load_portraits(plan: Plan, resolution: int = 64, depth_resolution: int = 32)
             rows["person"].append(person + plan.people * single)
             rows["held_out"].append(person >= first_held_out)
     return Portraits(**{name: np.concatenate(columns) for name, columns in rows.items()})
+
+
+@dataclass(frozen=True)
+class UnposedPortraits:
+    """Portraits of which nothing is known but the picture and the teacher's style that it was drawn from; a row each.
+
+    No camera, no depth, no person: what a pose-free generator may see. (The pictures were cut and turned upright by
+    detected landmarks, as those of FFHQ are, and people are in views that the teacher was asked for.)
+    """
+
+    images: np.ndarray  # uint8 [n, resolution, resolution, 3]
+    inside: np.ndarray  # bool [n, resolution, resolution]: no reflection beyond the sides or the top
+    styles: np.ndarray  # [n, 512], with their pose
+    single: np.ndarray  # bool [n]: in the pose that the teacher gave it, not turned
+    held_out: np.ndarray  # bool [n], by person: the same as of `Portraits`, row by row
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows) -> UnposedPortraits:
+        return UnposedPortraits(**{name: column[rows] for name, column in vars(self).items()})
+
+
+def load_unposed_portraits(plan: Plan, resolution: int = 64) -> UnposedPortraits:
+    """The sampled portraits of a plan without all that was detected in them, in the order of `load_portraits`."""
+    folder = portraits_folder(plan)
+    rows: dict[str, list] = {name: [] for name in UnposedPortraits.__dataclass_fields__}
+    files = sorted(folder.glob("person-*.npz")) + sorted(folder.glob("single-*.npz"))
+    for path in tqdm(files, desc="load portraits"):
+        with np.load(path) as shard:
+            single = path.name.startswith("single")
+            kept = plan.singles - plan.held_out_singles if single else plan.people - plan.held_out_people
+            rows["images"].append(area_reduce(shard["image"], resolution))
+            rows["inside"].append(inside_picture(shard["square"], resolution, below=True))
+            rows["styles"].append(shard["style"])
+            rows["single"].append(np.full(len(shard["style"]), single))
+            rows["held_out"].append(shard["person"] >= kept)
+    return UnposedPortraits(**{name: np.concatenate(columns) for name, columns in rows.items()})
 
 
 def area_reduce(images: np.ndarray, resolution: int) -> np.ndarray:

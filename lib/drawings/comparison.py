@@ -19,6 +19,7 @@ from torch import Tensor
 from lib.cameras import Camera
 from lib.datasets.scenes import YAWS, Scene, View, yaw_name
 from lib.drawings.scenes import known_part
+from lib.evaluation.measures import in_head_frame
 from lib.evaluation.protocol import summarise, views_measured
 from lib.figures import (
     CELL,
@@ -97,7 +98,7 @@ def scene_heads(
     generator = next(iter(heads.values())).generator
     columns = _views_from_side_to_side(scene, generator, yaws)
     rows = [
-        [head.render(camera.to(head.w_plus.device)).image[0] for camera, _ in columns]
+        [head.render(_own(head, scene, camera)).image[0] for camera, _ in columns]
         for head in (each.still() for each in heads.values())
     ]
     rows.append([None if true is None else known_part(true) for _, true in columns])
@@ -105,7 +106,7 @@ def scene_heads(
     if with_depth:
         furthest = max(columns, key=lambda column: _turn(column[0], scene.input.camera))
         for camera, true in (columns[0], furthest):
-            for row, depth in zip(rows, _depth_column(heads, camera, true), strict=True):
+            for row, depth in zip(rows, _depth_column(heads, scene, camera, true), strict=True):
                 row.append(depth)
             titles.append(f"depth {signed(camera.yaw.item())}")
     truth = "truth" if any(true is not None for _, true in columns[1:]) else "photo"
@@ -132,15 +133,20 @@ def _views_from_side_to_side(
     return [(scene.input.camera, scene.input), *others]
 
 
+def _own(head: Head, scene: Scene, camera: Camera) -> Camera:
+    """A camera of the scene in the head's frame, on its device."""
+    return in_head_frame(head, scene, camera).to(head.w_plus.device)
+
+
 def _turn(camera: Camera, other: Camera) -> float:
     return (camera.yaw - other.yaw).abs().item()
 
 
 def _depth_column(
-    heads: Mapping[str, Head], camera: Camera, true: View | None
+    heads: Mapping[str, Head], scene: Scene, camera: Camera, true: View | None
 ) -> Iterator[np.ndarray | None]:
     """Depth of each head from a camera, then the true one or None, all on one scale."""
-    views = [shape_view(head, camera.to(head.w_plus.device)) for head in heads.values()]
+    views = [shape_view(head, _own(head, scene, camera)) for head in heads.values()]
     known = None if true is None else _known_depth(true)
     limits = depth_limits(*(known or _all_depths(views)))
     for view in views:

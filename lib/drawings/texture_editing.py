@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from lib.datasets.scenes import Scene
 from lib.drawings.spi_modules import box_about, close_up
+from lib.evaluation.measures import in_head_frame
 from lib.figures import Picture, image_grid, in_row_order, method_colour, method_label, signed, use_style
 from lib.meshes import Head
 
@@ -23,7 +24,10 @@ def paint_close_up(scene: Scene, heads: Mapping[str, Head], *, cell: float = 1.4
     views = [name for name in _by_yaw(scene) if scene.truth[f"painted/{name}"].any()]
     boxes = {name: box_about(scene.truth[f"painted/{name}"]) for name in views}
     rows = [
-        [close_up(head.render(scene.views[name].camera).image, boxes[name]) for name in views]
+        [
+            close_up(head.render(in_head_frame(head, scene, scene.views[name].camera)).image, boxes[name])
+            for name in views
+        ]
         for head in heads.values()
     ]
     rows.append([close_up(scene.views[name].image, boxes[name]) for name in views])

@@ -63,10 +63,13 @@ def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camer
 
     Names do not count: a method under another name is the same computation.
     """
+    start = inversion_key(method.start, generator, target, camera, seed) if method.start else None
+    generator, _ = method.inverted_with(generator, None)
+    camera = method.told(camera)
     parts = {
         "code": code_version(method.invert, type(generator)),
         "settings": method.settings,
-        "start": inversion_key(method.start, generator, target, camera, seed) if method.start else None,
+        "start": start,
         "generator": generator_fingerprint(generator),
         "assets": asset_digests(PERCEPTUAL_ASSETS),
         "target": tensor_digest(target),
@@ -112,7 +115,8 @@ def cached_inversion(
 ) -> Inversion:
     """The inversion of a picture [1, 3, R, R] by a method, computed only where the cache does not have it.
 
-    base: the name of the generator, if it has one; files then hold only weights that differ. retry: compute
+    generator, camera: the evaluation's and the true one; a method may have a generator of its own, or be told another
+    camera. base: the name of the generator, if it has one; files then hold only weights that differ. retry: compute
     what failed before. folder: of the cache (None: in the project's). In `extras["cost"]` are seconds and
     peak memory, those of the start included. Raises `InversionFailed`, also for failures of earlier runs;
     ENVIRONMENT_FAILURES are raised as they are, and the next run tries again.
@@ -128,6 +132,8 @@ def cached_inversion(
         return known
     context = {"seed": seed, "base": base, "retry": retry, "folder": folder}
     start = cached_inversion(method.start, generator, target, camera, **context) if method.start else None
+    generator, base = method.inverted_with(generator, base)
+    camera = method.told(camera)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{key}.lock"):
         known = _loaded(folder, key, generator)

@@ -14,20 +14,35 @@ import torch
 from torch import Tensor
 
 from lib import metrics
-from lib.cameras import Camera
+from lib.cameras import Camera, carried
 from lib.datasets import Scene, View
 from lib.faces import FaceDetector
 from lib.identity import FaceNetwork, face_network
 from lib.images import resize
-from lib.inversion.result import StillHead
+from lib.inversion.result import Inversion, StillHead
 from lib.meshes import extract_mesh, normals_from_depth, shape_view
 from lib.perceptual import LPIPS
 from lib.warping import pixels_in_view, sample_at, visible
 
 
+def in_head_frame(head: Inversion | StillHead, scene: Scene, camera: Camera) -> Camera:
+    """Cameras of a scene as a head has them: carried along from the input's true camera to the head's own.
+
+    The head of a method that was told the true camera, and kept it, has the scene's frame.
+    """
+    true, own = scene.input.camera, head.camera.to(camera.device)
+    if torch.equal(true.world_from_cam, own.world_from_cam):  # exact, where there is nothing to carry
+        return camera
+    return carried(camera, true, own)
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """An inverted head beside the truth in one view of a scene; what measures share is made once."""
+    """An inverted head beside the truth in one view of a scene; what measures share is made once.
+
+    A method may find the camera of its input itself, or be told a wrong one. The head is seen as far from that camera
+    as the true view is from the true input: no method is measured in a frame that is not its own.
+    """
 
     head: StillHead
     scene: Scene
@@ -43,9 +58,18 @@ class Comparison:
         return self.view.image
 
     @cached_property
+    def camera(self) -> Camera:
+        """The view's camera in the head's frame."""
+        return self.in_head_frame(self.view.camera)
+
+    def in_head_frame(self, camera: Camera) -> Camera:
+        """A camera of the scene as the head has it."""
+        return in_head_frame(self.head, self.scene, camera)
+
+    @cached_property
     def image(self) -> Tensor:
         """The head's picture [1, 3, R, R], in [-1, 1] as a file would keep it, where the truth is known."""
-        return self._where_known(self.picture_from(self.view.camera))
+        return self._where_known(self.picture_from(self.camera))
 
     @cached_property
     def known(self) -> Tensor:
@@ -60,7 +84,7 @@ class Comparison:
     @cached_property
     def depth(self) -> Tensor:
         """The head's depth [1, 1, R, R] along the rays, at the size of the picture."""
-        return self._depth_from(self.view.camera)
+        return self._depth_from(self.camera)
 
     @cached_property
     def true_depth(self) -> Tensor:
@@ -80,8 +104,9 @@ class Comparison:
         Pixels are left out, too, whose colour is blended with one beside the photo's head, or with one made up.
         """
         photo = self.scene.input
-        depth = self._depth_from(photo.camera)
-        uv, distance = pixels_in_view(self.view.camera, self.depth, photo.camera)
+        photo_camera = self.in_head_frame(photo.camera)
+        depth = self._depth_from(photo_camera)
+        uv, distance = pixels_in_view(self.camera, self.depth, photo_camera)
         trusted = visible(uv, distance, depth) & self.known
         for true in (photo.mask, photo.known):
             if true is not None:
@@ -92,7 +117,7 @@ class Comparison:
     def predicted(self) -> Tensor:
         """The picture [1, 3, R, R] as five other views of the head predict it, where the truth is known."""
         sources = self._here(metrics.edge_cameras(self.head))
-        return self._where_known(metrics.predict_view(self.head, self._here(self.view.camera), sources).image)
+        return self._where_known(metrics.predict_view(self.head, self._here(self.camera), sources).image)
 
     def _depth_from(self, camera: Camera) -> Tensor:
         """The head's depth [1, 1, R, R] along the rays of a camera."""
@@ -205,10 +230,9 @@ def same_identity(seen: Comparison) -> float:
 
 
 def mirrored_identity(seen: Comparison) -> float:
-    camera = seen.view.camera
-    return metrics.mirrored_identity(
-        _network(), seen.picture_from(camera.mirror()), seen.target, camera
-    ).item()
+    """From the mirror image of the head's own camera; faces are cut out where the true one has them."""
+    mirrored = seen.picture_from(seen.camera.mirror())
+    return metrics.mirrored_identity(_network(), mirrored, seen.target, seen.view.camera).item()
 
 
 @functools.cache
@@ -261,7 +285,7 @@ def background_depth(seen: Comparison) -> float:
 
 
 def normal_error(seen: Comparison) -> float:
-    """In degrees."""
+    """In degrees, in the frame of the truth."""
     found = normals_from_depth(seen.view.camera, seen.depth)
     return metrics.normal_error(found, seen.true_normals).item()
 
@@ -274,7 +298,8 @@ def scan_to_mesh(seen: Comparison) -> float:
     truth, front = seen.scene.truth, seen.head.generator.frontal_camera()
     depth = shape_view(seen.head, front).depth.float().cpu()
     front, millimetres = front.to("cpu"), truth["millimetres_per_unit"].item()
-    uv, _ = front.project(truth["landmarks"][None])
+    true_front = carried(front, seen.in_head_frame(seen.scene.input.camera), seen.scene.input.camera)
+    uv, _ = true_front.project(truth["landmarks"][None])
     distances = metrics.scan_to_mesh(
         millimetres * truth["vertices"][truth["skin"]].numpy(),
         millimetres * truth["landmarks"].numpy(),

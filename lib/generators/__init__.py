@@ -7,6 +7,7 @@ Checkpoints of the original and of the tools around it are read as data; nothing
 from lib.generators.checkpoints import load_generator
 from lib.generators.eg3d import EG3D, EG3DConfig, Rendering, SuperResolutionConfig
 from lib.generators.pickles import CheckpointError
+from lib.generators.posefree import PoseFreeConfig, PoseFreeEG3D
 from lib.generators.rendering import RenderingSettings
 from lib.generators.storage import read_metadata, save_generator
 
@@ -14,6 +15,8 @@ __all__ = [
     "EG3D",
     "CheckpointError",
     "EG3DConfig",
+    "PoseFreeConfig",
+    "PoseFreeEG3D",
     "Rendering",
     "RenderingSettings",
     "SuperResolutionConfig",

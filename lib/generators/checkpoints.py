@@ -1,4 +1,4 @@
-"""Checkpoints of EG3D made by others: official pickles, exported state dicts, tuned generators.
+"""Checkpoints of EG3D and PoF3D made by others: official pickles, exported state dicts, tuned generators.
 
 Files are read as data by `lib.generators.pickles`; no code in them is run, and nothing that they name is
 imported. Sizes are inferred from the tensors' shapes; what shapes do not tell comes from the settings that lie
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
-from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator
+from lib.generators.discriminators import DiscriminatorConfig, DualDiscriminator, PoseAwareDiscriminator
 from lib.generators.eg3d import EG3D, EG3DConfig, PlaneAxesNumbers
 from lib.generators.official import (
     StoredNetwork,
@@ -36,11 +36,13 @@ from lib.generators.pickles import (
     read_contents,
     read_tensor,
 )
+from lib.generators.posefree import PoseFreeConfig
 from lib.generators.rendering import plane_axes
 from lib.generators.storage import (
     assembled,
     differences,
     load_safetensors,
+    network_class,
     save_generator,
     shapes_of,
     usable_weights,
@@ -109,19 +111,22 @@ def read_checkpoint(
             _require_ordinary_shapes(network)
             if which == "D":
                 config = discriminator_config(network)
-                expected = shapes_of(DualDiscriminator, config)
+                expected = shapes_of(_discriminator_class(config), config)
             else:
                 config = generator_config(network, file, plane_axes)
-                expected = shapes_of(EG3D, dataclasses.replace(config, plane_axes="released"))
+                expected = shapes_of(
+                    network_class(config), dataclasses.replace(config, plane_axes="released")
+                )
             state = _read_state(network, expected, file)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if which != "D" and network.rendering is None:
-        network.notes.append("no rendering_kwargs: assumed those of the released FFHQ 512 model")
+        model = "PoF3D's FFHQ recipe" if isinstance(config, PoseFreeConfig) else "the released FFHQ 512 model"
+        network.notes.append(f"no rendering_kwargs: assumed those of {model}")
         warnings.warn(
-            f"{path} has no rendering_kwargs: camera, ray and conditioning settings of the released FFHQ 512 model "
+            f"{path} has no rendering_kwargs: camera, ray and conditioning settings of {model} "
             "are assumed; if it is another model's, add them to the file as 'rendering_kwargs'",
             CheckpointWarning,
             stacklevel=2,
@@ -264,7 +269,9 @@ def _read_state(
     """The network's tensors in float32, after a look at names, shapes and size."""
     differing = differences({key: tensor.shape for key, tensor in network.tensors.items()}, expected)
     if differing:
-        raise CheckpointError(f"the network is not an EG3D of the original's structure: {differing}")
+        raise CheckpointError(
+            f"the network is not of the original's structure, EG3D's or PoF3D's: {differing}"
+        )
     claimed = sum(tensor.numel * tensor.dtype.itemsize for tensor in network.tensors.values())
     if claimed > file.seek(0, os.SEEK_END):
         raise CheckpointError("its tensors claim more numbers than the file has; it is damaged or hostile")
@@ -291,6 +298,8 @@ def load_generator(
     plane_axes: str | PlaneAxesNumbers | None = None,
 ) -> EG3D:
     """A generator by name ("portraits64") or from a file; in evaluation mode, no gradients.
+
+    One that says its own pose (PoF3D's) is a `PoseFreeEG3D`, told by its tensors.
 
     Files are told apart by content: our safetensors, official EG3D pickles, state dicts and tuned generators
     written by torch.save. `which` of the latter's networks is meant, and how their planes lie (`plane_axes`
@@ -319,11 +328,16 @@ def load_generator(
 
 
 def load_discriminator(path: str | os.PathLike, device: str | torch.device = "cpu") -> DualDiscriminator:
-    """The dual discriminator of an official checkpoint, with gradients, to train on."""
+    """The dual discriminator of an official checkpoint, with gradients, to train on: PoF3D's is pose-aware."""
     checkpoint = read_checkpoint(path, "D")
-    discriminator = DualDiscriminator(checkpoint.config)
+    discriminator = _discriminator_class(checkpoint.config)(checkpoint.config)
     discriminator.load_state_dict(checkpoint.state_dict, strict=True)
     return discriminator.to(device)
+
+
+def _discriminator_class(config: DiscriminatorConfig) -> type[DualDiscriminator]:
+    """The class of a configuration's discriminator."""
+    return PoseAwareDiscriminator if config.pose_branch else DualDiscriminator
 
 
 def is_safetensors(path: Path) -> bool:

@@ -8,7 +8,7 @@ that official state dicts load strictly; sizes are configuration.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ class DiscriminatorConfig:
     """All sizes and settings of a discriminator. The defaults are those of the released FFHQ 512 model."""
 
     resolution: int = 512  # of the picture; the raw picture is enlarged to it
-    c_dim: int = 25
+    c_dim: int = 25  # of the label; 0 for a discriminator that sees pictures alone
     channel_base: int = 32768  # channels at a resolution: channel_base / resolution, at most channel_max
     channel_max: int = 512
     num_fp16_res: int = 4  # so many of the highest resolutions compute in float16 on CUDA
@@ -41,10 +41,15 @@ class DiscriminatorConfig:
     mapping_layers: int = 8
     group_size: int = 4  # pictures over which the minibatch's deviation is taken
     label_noise: float = 0.0  # Gaussian noise on the label, in units of the batch's deviation
+    pose_branch: bool = (
+        False  # predicts the pose [h, v] of a picture: PoseAwareDiscriminator, whose c_dim is 2
+    )
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise ValueError(f"the resolution must be a power of two from 8 on; got {self.resolution}")
+        if self.c_dim < 0:
+            raise ValueError(f"c_dim counts the numbers of a label, 0 for none; got {self.c_dim}")
         if self.group_size < 1:
             raise ValueError(f"group_size counts pictures, 1 or more; got {self.group_size}")
 
@@ -170,20 +175,45 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """From the last 4 x 4 features to a vector, in full precision whatever came before."""
+    """From the last 4 x 4 features to a vector, in full precision whatever came before.
 
-    def __init__(self, channels: int, out_features: int, group_size: int, conv_clamp: float | None):
+    `pose_branch` adds a second output of two numbers, for which PoF3D has a hidden layer of half the features (Shi et
+    al., 2023).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_features: int,
+        group_size: int,
+        conv_clamp: float | None,
+        pose_branch: bool = False,
+    ):
         super().__init__()
         self.group_size = group_size
         self.conv = ConvLayer(channels + 1, channels, 3, conv_clamp=conv_clamp)
         self.fc = EqualLinear(channels * 4 * 4, channels, activate=True)
         self.out = EqualLinear(channels, out_features)
+        if pose_branch:
+            self.cam_out1 = EqualLinear(channels * 4 * 4, channels * 4 * 4 // 2, activate=True)
+            self.cam_out2 = EqualLinear(channels * 4 * 4 // 2, 2)
 
     def forward(self, x: FeatureMaps) -> Tensor:
+        """The vector [B, out_features]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.out(self.fc(self.features(x)))
+
+    def features(self, x: FeatureMaps) -> Tensor:
+        """What both branches start from [B, 16 channels]."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.conv.weight.dtype)
             x = torch.cat([x, minibatch_deviation(x, self.group_size)], dim=1)
-            return self.out(self.fc(self.conv(x).flatten(1)))
+            return self.conv(x).flatten(1)
+
+    def pose(self, features: Tensor) -> Tensor:
+        """The two numbers [B, 2] of the pose branch, of `features`."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.cam_out2(self.cam_out1(features))
 
 
 class DualDiscriminator(nn.Module):
@@ -206,20 +236,30 @@ class DualDiscriminator(nn.Module):
             )
             self.add_module(f"b{size}", block)
         width = config.channels(4)
-        self.mapping = MappingNetwork(0, config.c_dim, width, config.mapping_layers)
-        self.b4 = Epilogue(width, width, config.group_size, config.conv_clamp)
+        conditioned = config.c_dim > 0
+        self.mapping = MappingNetwork(0, config.c_dim, width, config.mapping_layers) if conditioned else None
+        out_features = width if conditioned else 1
+        self.b4 = Epilogue(width, out_features, config.group_size, config.conv_clamp, config.pose_branch)
 
     @checked
     def forward(
         self,
         image: Images,
         image_raw: Tensor,
-        label: Labels,
+        label: Labels | None,
         rng: torch.Generator | None = None,
         *,
         force_fp32: bool = False,
     ) -> PerImage:
-        """Scores [B] of pictures [B, 3, R, R] with raw pictures [B, 3, r, r]; `rng` draws the label's noise."""
+        """Scores [B] of pictures [B, 3, R, R] with raw pictures [B, 3, r, r]; `rng` draws the label's noise.
+
+        Without a label (c_dim 0) the score is of the pictures alone.
+        """
+        x = self.features(image, image_raw, force_fp32)
+        return self._projected(self.b4(x), label, rng)
+
+    def features(self, image: Images, image_raw: Tensor, force_fp32: bool = False) -> FeatureMaps:
+        """The last features [B, C, 4, 4] of pictures and raw pictures."""
         if image.shape[-1] != self.config.resolution:
             raise ValueError(
                 f"this discriminator judges pictures of {self.config.resolution} px, not {image.shape[-1]}"
@@ -230,9 +270,15 @@ class DualDiscriminator(nn.Module):
         x = torch.cat([image, raw], dim=1)
         for size in self.block_resolutions:
             x = getattr(self, f"b{size}")(x, force_fp32)
-        with torch.autocast(x.device.type, enabled=False):
-            projection = self.mapping(None, self._noisy(label, rng).to(self.b4.out.weight.dtype))
-            return (self.b4(x) * projection).sum(dim=1) / math.sqrt(projection.shape[1])
+        return x
+
+    def _projected(self, vector: Tensor, label: Tensor | None, rng: torch.Generator | None) -> Tensor:
+        """Scores [B] of vectors [B, C]: the label's projection on them (Miyato & Koyama, 2018)."""
+        if self.mapping is None:
+            return vector[:, 0]
+        with torch.autocast(vector.device.type, enabled=False):
+            projection = self.mapping(None, self._noisy(label, rng).to(vector.dtype))
+            return (vector * projection).sum(dim=1) / math.sqrt(projection.shape[1])
 
     def _noisy(self, label: Tensor, rng: torch.Generator | None) -> Tensor:
         if self.config.label_noise == 0:
@@ -241,3 +287,45 @@ class DualDiscriminator(nn.Module):
             raise ValueError("label_noise needs rng, a torch.Generator to draw the noise from")
         noise = torch.randn(label.shape, generator=rng, device=rng.device).to(label)
         return label + noise * label.std(dim=0) * self.config.label_noise
+
+
+class Judgement(NamedTuple):
+    """What a pose-aware discriminator says of B pictures."""
+
+    score: Tensor  # [B], high is real
+    pose: Tensor  # [B, 2], h and v as it sees them, radians
+
+
+class PoseAwareDiscriminator(DualDiscriminator):
+    """PoF3D's discriminator (Shi et al., 2023, sec. 3.3): says the pose of a picture, and judges the picture under it.
+
+    The modules carry the names of the released code, so that its state dicts load strictly.
+    """
+
+    def __init__(self, config: DiscriminatorConfig):
+        if not config.pose_branch or config.c_dim != 2:
+            raise ValueError(
+                "a pose-aware discriminator has pose_branch=True and c_dim=2, the two numbers of a pose; got "
+                f"pose_branch={config.pose_branch} and c_dim={config.c_dim}"
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        image: Images,
+        image_raw: Tensor,
+        pose: Tensor | None = None,
+        rng: torch.Generator | None = None,
+        *,
+        force_fp32: bool = False,
+    ) -> Judgement:
+        """Scores under a pose [B, 2], and the pose that is seen.
+
+        pose None conditions on the discriminator's own prediction, without a gradient, as the released code does for
+        all pictures; the paper's text has the generator's pose for its samples.
+        """
+        features = self.b4.features(self.features(image, image_raw, force_fp32))
+        seen = self.b4.pose(features)
+        with torch.autocast(features.device.type, enabled=False):
+            vector = self.b4.out(self.b4.fc(features))
+        return Judgement(self._projected(vector, seen.detach() if pose is None else pose, rng), seen)

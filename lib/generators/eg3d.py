@@ -361,7 +361,9 @@ class EG3D(nn.Module):
         truncated = self.backbone.mapping.w_avg.lerp(w_plus[:, :cutoff], truncation_psi)
         return torch.cat([truncated, w_plus[:, cutoff:]], dim=1)
 
-    def _condition(self, camera: Camera | Tensor, batch: int) -> Tensor:
+    def _condition(self, camera: Camera | Tensor, batch: int) -> Tensor | None:
+        if self.config.c_dim == 0:
+            return None
         label = as_camera(camera).expand(batch).label().to(self.plane_axes)
         return torch.zeros_like(label) if self.config.conditioning_zero else label * self.config.c_scale
 

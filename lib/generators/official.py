@@ -24,6 +24,7 @@ from lib.generators.pickles import (
     describe,
     read_tensor,
 )
+from lib.generators.posefree import POSE_BOUNDS, Limits, PoseFreeConfig
 from lib.generators.rendering import RenderingSettings, plane_axes
 from lib.generators.stylegan2 import NOISE_MODES
 
@@ -40,6 +41,11 @@ __all__ = [
 
 SHAPENET_RADIUS, SHAPENET_FOCAL = 1.7, 1.7074
 """Files do not hold the focal length: the original's scripts use this one for ShapeNet, 4.2647 otherwise."""
+
+SRN_CARS_FOCAL = 525 / 512
+"""That of the cameras which drew the cars; PoF3D uses it."""
+
+_POSE_LEARNER = "backbone.mapping.affine_layer"
 
 _SUPERRESOLUTION = {
     "SuperresolutionHybrid8XDC": SuperResolutionConfig.official("8XDC"),
@@ -130,13 +136,15 @@ def generator_config(
     network: StoredNetwork, file: BinaryIO, axes: str | PlaneAxesNumbers | None
 ) -> EG3DConfig:
     """The configuration: sizes from shapes, the rest from attributes and settings."""
+    _require_known_parts(network)
     _require_known_layers(network, "skip")
     sizes = _generator_sizes(network)
     superresolution = _superresolution_config(network)
     if axes is None:
         axes = _stored_axes(network, file)
+    kind, pose = (PoseFreeConfig, _pose_settings(network)) if _says_its_pose(network) else (EG3DConfig, {})
     try:
-        return EG3DConfig(
+        return kind(
             **sizes,
             **_backbone_precision(network),
             **_conditioning(network),
@@ -146,6 +154,7 @@ def generator_config(
             neural_resolution=_neural_resolution(network, superresolution),
             rendering=_rendering_settings(network),
             superresolution=superresolution,
+            **pose,
         )
     except ValueError as error:
         raise CheckpointError(f"its settings cannot be used: {error}") from error
@@ -200,6 +209,8 @@ def _require_known_layers(network: StoredNetwork, architecture: str) -> None:
     for path in network.modules:
         linear = path.startswith("decoder.") or path.rpartition(".")[2] in (
             "affine",
+            "affine_layer2",
+            "cam_out2",
             "embed",
             "out",
             "skip",
@@ -215,14 +226,7 @@ def _require_known_layers(network: StoredNetwork, architecture: str) -> None:
 # ---- sizes
 def _generator_sizes(network: StoredNetwork) -> dict[str, int]:
     """What the shapes of the tensors tell."""
-    if (
-        "backbone.mapping.fc0.weight" in network.tensors
-        and "backbone.mapping.embed.weight" not in network.tensors
-    ):
-        raise CheckpointError("expected conditioning on a camera; this network knows none (c_dim 0)")
-    embedding, c_dim = network.shape("backbone.mapping.embed.weight", 2)
-    if c_dim != 25:
-        raise CheckpointError(f"expected conditioning on a camera of 25 numbers; this network takes {c_dim}")
+    embedding, c_dim = (0, 0) if _says_its_pose(network) else _conditioning_sizes(network)
     resolutions = _resolutions(network, r"backbone\.synthesis\.b(\d{1,4})\.conv1\.weight")
     widths = {size: network.shape(f"backbone.synthesis.b{size}.conv1.weight", 4)[0] for size in resolutions}
     layers = _count(network, r"backbone\.mapping\.fc(\d{1,3})\.weight")
@@ -239,6 +243,21 @@ def _generator_sizes(network: StoredNetwork) -> dict[str, int]:
         "feature_channels": network.shape("decoder.net.2.weight", 2)[0] - 1,
         **_channels(network, widths),
     }
+
+
+def _conditioning_sizes(network: StoredNetwork) -> tuple[int, int]:
+    """How many numbers the mapping makes of the camera's 25, and these."""
+    if (
+        "backbone.mapping.fc0.weight" in network.tensors
+        and "backbone.mapping.embed.weight" not in network.tensors
+    ):
+        raise CheckpointError(
+            "expected conditioning on a camera; this network knows none (c_dim 0), and has no pose learner either"
+        )
+    embedding, c_dim = network.shape("backbone.mapping.embed.weight", 2)
+    if c_dim != 25:
+        raise CheckpointError(f"expected conditioning on a camera of 25 numbers; this network takes {c_dim}")
+    return embedding, c_dim
 
 
 def _require_three_planes(network: StoredNetwork, resolution: int, plane_channels: int) -> None:
@@ -343,18 +362,39 @@ def _camera(network: StoredNetwork) -> dict[str, Any]:
     pivot = kwargs.get("avg_camera_pivot", list(EG3DConfig.camera_pivot))
     if not isinstance(pivot, list) or len(pivot) != 3:
         raise CheckpointError(f"expected three numbers as avg_camera_pivot; found {describe(pivot)}")
-    focal = SHAPENET_FOCAL if radius == SHAPENET_RADIUS else EG3DConfig.camera_focal
+    focal = kwargs["avg_camera_focal"] if "avg_camera_focal" in kwargs else _usual_focal(network, radius)
     return {
         "camera_radius": radius,
         "camera_pivot": tuple(_real("avg_camera_pivot", value) for value in pivot),
-        "camera_focal": _real("avg_camera_focal", kwargs.get("avg_camera_focal", focal)),
+        "camera_focal": _real("avg_camera_focal", focal),
     }
+
+
+def _usual_focal(network: StoredNetwork, radius: float) -> float:
+    """The focal length with which the original's scripts show such a network."""
+    pose_free = _says_its_pose(network)
+    field_of_view = network.rendering.get("fov_mean") if pose_free else None
+    if field_of_view is not None:
+        return _focal_of(_positive("fov_mean", field_of_view))
+    if radius == SHAPENET_RADIUS:
+        return SRN_CARS_FOCAL if pose_free else SHAPENET_FOCAL
+    return EG3DConfig.camera_focal
+
+
+def _focal_of(field_of_view: float) -> float:
+    """Focal length for degrees from corner to corner, as PoF3D makes it for pictures without a label."""
+    return 1 / (math.tan(math.radians(field_of_view) / 2) * 1.414)
+
+
+def _mapping_kwargs(network: StoredNetwork) -> dict[str, Any]:
+    """The mapping's arguments; none for state dicts without them."""
+    kwargs = (network.init or {}).get("mapping_kwargs")
+    return kwargs if isinstance(kwargs, dict) else {}
 
 
 def _lr_multipliers(network: StoredNetwork) -> dict[str, float]:
     """Learning rate multipliers of mapping and decoder, which are part of their equations."""
-    kwargs = (network.init or {}).get("mapping_kwargs")
-    mapping = kwargs.get("lr_multiplier", 0.01) if isinstance(kwargs, dict) else 0.01
+    mapping = _mapping_kwargs(network).get("lr_multiplier", 0.01)
     decoder = (network.rendering or {}).get("decoder_lr_mul", 1)
     stored = {
         "mapping_lr_multiplier": network.attribute("backbone.mapping.fc0", "bias_gain", mapping),
@@ -370,6 +410,9 @@ def _neural_resolution(network: StoredNetwork, superresolution: SuperResolutionC
         value = network.attribute("", name, 64)
     elif name in network.beside:
         value = plain_settings(network.beside[name])
+    elif _says_its_pose(network):
+        value = PoseFreeConfig.neural_resolution
+        network.notes.append(f"no {name}: assumed {value}, that of all PoF3D recipes")
     else:
         value = superresolution.input_resolution
         network.notes.append(f"no {name}: assumed {value}, that of the super-resolution's input")
@@ -377,6 +420,60 @@ def _neural_resolution(network: StoredNetwork, superresolution: SuperResolutionC
     if count == 0:
         raise CheckpointError(f"expected rays: {name} is 0")
     return count
+
+
+# ---- pose learner
+def _says_its_pose(network: StoredNetwork) -> bool:
+    """Whether this is a generator of PoF3D, told by its pose learner."""
+    return any(key.startswith(_POSE_LEARNER) for key in network.tensors)
+
+
+def _require_known_parts(network: StoredNetwork) -> None:
+    """Refuse what PoF3D's code can train other than the generator of its paper."""
+    kwargs = _mapping_kwargs(network)
+    if any(key.startswith("backbone.bg_nerf.") for key in network.tensors):
+        raise CheckpointError("expected one volume; PoF3D's separate background (bg_nerf) is not supported")
+    if not _says_its_pose(network):
+        return
+    if f"{_POSE_LEARNER}.weight" in network.tensors:
+        raise CheckpointError(
+            "expected a pose learner of two layers; this one is linear (PoF3D's linear_pose), which is not supported"
+        )
+    numbers = network.shape(f"{_POSE_LEARNER}2.weight", 2)[0]
+    if numbers != 2:
+        raise CheckpointError(
+            f"expected a pose of two angles; this pose learner says {numbers} numbers (PoF3D's cam_dim: with 3 it "
+            "learns the camera's distance or field of view), which is not supported"
+        )
+    if network.attribute("backbone.mapping", "uniform_sampling", kwargs.get("uniform_sampling", False)):
+        raise CheckpointError(
+            "expected a pose learner that is used; this network draws its poses (PoF3D's uniform_sampling)"
+        )
+
+
+def _pose_settings(network: StoredNetwork) -> dict[str, Any]:
+    """What PoF3D's generator has beyond EG3D's. `pose_bound` is ours alone."""
+    kwargs = network.rendering or {}
+    rate = _mapping_kwargs(network).get("lr_multiplier_pose", PoseFreeConfig.pose_lr_multiplier)
+    rate = network.attribute(f"{_POSE_LEARNER}1", "bias_gain", rate)
+    bound = kwargs.get("pose_bound", PoseFreeConfig.pose_bound)
+    if bound not in POSE_BOUNDS:
+        raise CheckpointError(f"expected {' or '.join(POSE_BOUNDS)} as pose_bound; found {describe(bound)}")
+    return {
+        "pose_mean_h": _real("h_mean", kwargs.get("h_mean", PoseFreeConfig.pose_mean_h)),
+        "pose_lr_multiplier": _positive("lr_multiplier_pose", rate),
+        "pose_bound": bound,
+        "pose_limits_h": _limits("clamp_h", kwargs.get("clamp_h")),
+        "pose_limits_v": _limits("clamp_v", kwargs.get("clamp_v")),
+    }
+
+
+def _limits(name: str, value: Any) -> Limits | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise CheckpointError(f"expected two numbers as {name}; found {describe(value)}")
+    return _real(name, value[0]), _real(name, value[1])
 
 
 # ---- super-resolution
@@ -398,6 +495,8 @@ def _superresolution_config(network: StoredNetwork) -> SuperResolutionConfig:
         raise CheckpointError(f"unknown superresolution_noise_mode {describe(noise_mode)}")
     antialias = (network.rendering or {}).get("sr_antialias", base.antialias)
     antialias = network.attribute("superresolution", "sr_antialias", antialias)
+    if _says_its_pose(network) and "superresolution" not in network.beside:
+        antialias = False  # PoF3D's modules keep the setting, and resize without
     return dataclasses.replace(
         base,
         input_resolution=entry,
@@ -470,6 +569,8 @@ def _stored_axes(network: StoredNetwork, file: BinaryIO) -> str | PlaneAxesNumbe
     """
     holder = network.modules["renderer"].state if "renderer" in network.modules else network.beside
     stored = holder.get("plane_axes")
+    if stored is None and "wrong" in (network.rendering or {}):  # PoF3D's name for the released planes
+        return "released" if _truth("wrong", network.rendering["wrong"]) else "corrected"
     if stored is None:
         network.notes.append("no plane_axes: assumed those of the released models")
         return "released"
@@ -493,7 +594,7 @@ def _stored_axes(network: StoredNetwork, file: BinaryIO) -> str | PlaneAxesNumbe
 
 # ---- discriminator
 def discriminator_config(network: StoredNetwork) -> DiscriminatorConfig:
-    """The configuration of a dual discriminator, from shapes, attributes and settings."""
+    """The configuration of a dual discriminator, with a pose branch or without, from shapes, attributes and settings."""
     _require_known_layers(network, "resnet")
     init = network.init or {}
     resolutions = _resolutions(network, r"b(\d{1,4})\.conv0\.weight", first=8)
@@ -506,7 +607,7 @@ def discriminator_config(network: StoredNetwork) -> DiscriminatorConfig:
     try:
         return DiscriminatorConfig(
             resolution=resolutions[-1],
-            c_dim=network.shape("mapping.embed.weight", 2)[1],
+            **_judged_by(network),
             **_channels(network, widths),
             num_fp16_res=halves,
             conv_clamp=_clamp_limit(clamp),
@@ -518,9 +619,26 @@ def discriminator_config(network: StoredNetwork) -> DiscriminatorConfig:
         raise CheckpointError(f"its settings cannot be used: {error}") from error
 
 
+def _judged_by(network: StoredNetwork) -> dict[str, Any]:
+    """How many numbers a discriminator is told with a picture, and whether it says the picture's pose."""
+    told = any(key.startswith("mapping.") for key in network.tensors)
+    c_dim = network.shape("mapping.embed.weight", 2)[1] if told else 0
+    pose_branch = any(key.startswith("b4.cam_out") for key in network.tensors)
+    if "b4.cam_out.weight" in network.tensors:
+        raise CheckpointError(
+            "expected a pose branch of two layers; this one is linear (PoF3D's dis_linear_pose), which is not supported"
+        )
+    if pose_branch and c_dim != 2:
+        raise CheckpointError(
+            f"expected a discriminator with a pose branch to be told the two angles of a pose; this one takes {c_dim} "
+            "numbers"
+        )
+    return {"c_dim": c_dim, "pose_branch": pose_branch}
+
+
 # -------------------------------------------------------------------- configuration of our own files
 _RANGES = {
-    "c_dim": (25, 25),
+    "c_dim": (0, 25),
     "mapping_layers": (1, 64),
     "channel_base": (1, 2**20),
     "num_fp16_res": (0, 64),
@@ -528,16 +646,21 @@ _RANGES = {
 }
 """Of whole numbers; all others count something that there is one of at least, and 4096 at most."""
 
-_POSITIVE = {"conv_clamp", "mapping_lr_multiplier", "decoder_lr_multiplier"}
+_POSITIVE = {"conv_clamp", "mapping_lr_multiplier", "decoder_lr_multiplier", "pose_lr_multiplier"}
 
 
 def stated_config(values: Any) -> EG3DConfig:
     """The inverse of `EG3DConfig.to_dict` for values of unknown origin: type and range of each are checked."""
-    config = _stated("the configuration", EG3DConfig, values)
+    kind = PoseFreeConfig if isinstance(values, dict) and "pose_bound" in values else EG3DConfig
+    config = _stated("the configuration", kind, values)
     if config.channel_base < config.plane_resolution:
         raise CheckpointError(
             f"expected a channel_base of plane_resolution, {config.plane_resolution}, or more: a channel at each "
             f"resolution; found {config.channel_base}"
+        )
+    if kind is EG3DConfig and config.c_dim != 25:
+        raise CheckpointError(
+            f"expected conditioning on a camera of 25 numbers; this network takes {config.c_dim}"
         )
     plane_axes(config.plane_axes)  # for its checks
     return config
@@ -619,6 +742,7 @@ def official_rendering_kwargs(config: EG3DConfig) -> dict[str, Any]:
         "avg_camera_radius": config.camera_radius,
         "avg_camera_pivot": list(config.camera_pivot),
         "avg_camera_focal": config.camera_focal,
+        **(_official_pose_settings(config) if isinstance(config, PoseFreeConfig) else {}),
     }
     module = _official_module(superresolution)
     return (
@@ -626,6 +750,17 @@ def official_rendering_kwargs(config: EG3DConfig) -> dict[str, Any]:
         if module is None
         else kwargs | {"superresolution_module": f"training.superresolution.{module}"}
     )
+
+
+def _official_pose_settings(config: PoseFreeConfig) -> dict[str, Any]:
+    """What PoF3D's code wants to know; it knows no smooth bound, and does without one."""
+    limits = {"clamp_h": config.pose_limits_h, "clamp_v": config.pose_limits_v}
+    return {
+        "h_mean": config.pose_mean_h,
+        "wrong": config.plane_axes != "corrected",
+        "pose_bound": config.pose_bound,
+        **{name: list(pair) for name, pair in limits.items() if pair is not None},
+    }
 
 
 def _official_module(config: SuperResolutionConfig) -> str | None:
@@ -646,17 +781,19 @@ def _official_module(config: SuperResolutionConfig) -> str | None:
 
 
 def official_init_kwargs(config: EG3DConfig) -> dict[str, Any]:
-    """Arguments of the original's constructor."""
+    """Arguments of the original's constructor. PoF3D's are told a label's size, of which they use nothing."""
+    pose_free = isinstance(config, PoseFreeConfig)
     widths = {"channel_base": config.channel_base, "channel_max": config.channel_max}
     return {
         "z_dim": config.z_dim,
-        "c_dim": config.c_dim,
+        "c_dim": EG3DConfig.c_dim if pose_free else config.c_dim,
         "w_dim": config.w_dim,
         "img_resolution": config.resolution,
         "img_channels": 3,
         "mapping_kwargs": {
             "num_layers": config.mapping_layers,
             "lr_multiplier": config.mapping_lr_multiplier,
+            **({"lr_multiplier_pose": config.pose_lr_multiplier} if pose_free else {}),
         },
         **widths,
         "num_fp16_res": config.num_fp16_res,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib.generators.eg3d import EG3D, EG3DConfig
 from lib.generators.official import few, plain_settings, stated_config
 from lib.generators.pickles import CheckpointError
+from lib.generators.posefree import PoseFreeConfig, PoseFreeEG3D
 from lib.generators.rendering import plane_axes
 from lib.generators.stylegan2 import resampling_filter
 from lib.paths import replacing
@@ -63,7 +64,7 @@ def parsed(path: str | os.PathLike, name: str, text: str) -> Any:
 
 def _read_tensors(path: str | os.PathLike, config: EG3DConfig) -> dict[str, Tensor]:
     """All tensors of a file in float32, after a look at names and shapes."""
-    expected = shapes_of(EG3D, dataclasses.replace(config, plane_axes="released"))
+    expected = shapes_of(network_class(config), dataclasses.replace(config, plane_axes="released"))
     with safe_open(path, framework="pt") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         if STATISTICS & found.keys():
@@ -108,6 +109,11 @@ def usable_weights(key: str, value: Tensor) -> Tensor:
     return value
 
 
+def network_class(config: EG3DConfig) -> type[EG3D]:
+    """The class of a configuration's generator."""
+    return PoseFreeEG3D if isinstance(config, PoseFreeConfig) else EG3D
+
+
 def shapes_of(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's state dict; it is not made for that."""
     with torch.device("meta"):
@@ -117,7 +123,7 @@ def shapes_of(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
 def assembled(config: EG3DConfig, state: dict[str, Tensor]) -> EG3D:
     """A generator around given tensors, which it takes over: neither random numbers nor copies are made."""
     with torch.device("meta"):
-        generator = EG3D(dataclasses.replace(config, plane_axes="released"))
+        generator = network_class(config)(dataclasses.replace(config, plane_axes="released"))
     generator.config = config
     generator.load_state_dict(state, strict=True, assign=True)
     # What no state dict holds, as the constructor makes it.

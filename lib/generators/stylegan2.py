@@ -397,25 +397,27 @@ class SynthesisNetwork(nn.Module):
 class MappingNetwork(nn.Module):
     """z and a camera label to w (Karras et al., 2019; conditioned as in Chan et al., 2022, sec. 4.4).
 
-    `z_dim` 0 makes a discriminator's: the label alone is mapped, and no mean of w is kept.
+    `z_dim` 0 makes a discriminator's: the label alone is mapped, and no mean of w is kept. `c_dim` 0 makes one that
+    knows no label.
     """
 
     def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_layers: int = 2, lr_multiplier: float = 0.01):
         super().__init__()
         self.num_layers = num_layers
-        self.embed = EqualLinear(c_dim, w_dim)
+        self.embed = EqualLinear(c_dim, w_dim) if c_dim > 0 else None
         for index in range(num_layers):
-            features = z_dim + w_dim if index == 0 else w_dim
+            features = z_dim + (w_dim if c_dim > 0 else 0) if index == 0 else w_dim
             layer = EqualLinear(features, w_dim, lr_multiplier=lr_multiplier, activate=True)
             self.add_module(f"fc{index}", layer)
         if z_dim > 0:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor | None, label: Tensor) -> Tensor:
-        """w [B, w_dim] of z [B, z_dim] (None without one) under the conditioning label [B, c_dim]."""
-        x = normalise_2nd_moment(self.embed(label))
-        if z is not None:
-            x = torch.cat([normalise_2nd_moment(z), x], dim=1)
+    def forward(self, z: Tensor | None, label: Tensor | None) -> Tensor:
+        """w [B, w_dim] of z [B, z_dim] (None without one) under the conditioning label [B, c_dim] (likewise)."""
+        parts = [] if z is None else [normalise_2nd_moment(z)]
+        if self.embed is not None:
+            parts.append(normalise_2nd_moment(self.embed(label)))
+        x = torch.cat(parts, dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         return x

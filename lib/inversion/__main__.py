@@ -34,7 +34,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,7 @@ from lib.inversion import (
     Inversion,
     invert_hfgi3d,
     invert_pose_opt,
+    invert_posefree,
     invert_pti,
     invert_spi,
     invert_w,
@@ -78,7 +79,11 @@ METHODS = {
     "pose_opt": invert_pose_opt,
     "spi": invert_spi,
     "hfgi3d": invert_hfgi3d,
+    "posefree": invert_posefree,
 }
+WEIGHTS = {"posefree": "portraits64-posefree"}
+"""Method: the generator that it needs; all others take `portraits64`."""
+
 SEARCH_STEPS = {
     "pti": "pivot_steps",
     "pose_opt": "latent_steps",
@@ -110,12 +115,13 @@ class Options:
     """Photos with a face, or ready crops together with --label."""
     out: Path = Path("out")
     """Folder that gets a folder for each photo."""
-    method: Literal["w", "wplus", "pti", "pose_opt", "spi", "hfgi3d"] = "pti"
+    method: Literal["w", "wplus", "pti", "pose_opt", "spi", "hfgi3d", "posefree"] = "pti"
     """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least. pose_opt: as pti,
     and finds the camera, too. spi: as pti, and with the mirrored photo as a second view. hfgi3d: as pti, and
-    what the photo shows is carried to other views, what it hides made up there; slowest."""
-    weights: str = "portraits64"
-    """Generator: one that ships with the study, or a file."""
+    what the photo shows is carried to other views, what it hides made up there; slowest. posefree: no camera is asked
+    for; the generator says it."""
+    weights: str | None = None
+    """Generator: one that ships with the study, or a file (default: portraits64, or portraits64-posefree)."""
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
     steps: int | None = None
@@ -126,6 +132,8 @@ class Options:
     """The same seed gives the same head."""
     label: Path | None = None
     """The photos are ready crops, and this file has EG3D's 25 numbers: text, .npy, or a dataset.json."""
+    crop: bool = False
+    """The photos are ready crops, and nobody knows their cameras: for posefree, or as a guess of the front."""
     face: int | None = None
     """Which face, counted from the largest (0), where a photo has several."""
     export: str = "video,glb"
@@ -143,6 +151,8 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 where any photo failed."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
+    if options.weights is None:
+        options = replace(options, weights=WEIGHTS.get(options.method, "portraits64"))
     problem = _problem(options)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -182,6 +192,8 @@ def _problem(options: Options) -> str | None:
         unknown = [word for word in words_of(getattr(options, name)) if word not in known]
         if unknown:
             return f"--{name} does not know {', '.join(unknown)}; it knows {', '.join(known)}"
+    if options.crop and options.label is not None:
+        return "--crop is for crops without a camera, and --label gives one"
     if options.beside and "video" not in words_of(options.export):
         return "--beside belongs to the video, which --export does not name"
     if not GRIDS[0] <= options.grid <= GRIDS[1]:
@@ -268,6 +280,8 @@ def step_counts(options: Options) -> dict[str, int]:
 def portrait_of(photo: Path, options: Options, generator: EG3D) -> Portrait:
     """The photo as the generator needs it; doubts about it are printed."""
     with notes(photo, FaceWarning):
+        if options.crop:
+            return portrait_from_crop(photo, generator.frontal_camera().label(), generator)
         if options.label is None:
             face = "largest" if options.face is None else options.face
             return portrait_from_photo(photo, generator, face=face)
@@ -355,7 +369,7 @@ def settings_of(photo: Path, options: Options, generator: EG3D) -> dict[str, Any
         "label_sha256": hashlib.sha256(options.label.read_bytes()).hexdigest() if options.label else None,
         **{
             name: getattr(options, name)
-            for name in ("method", "weights", "steps", "pivot_steps", "seed", "face")
+            for name in ("method", "weights", "steps", "pivot_steps", "seed", "face", "crop")
         },
     }
 

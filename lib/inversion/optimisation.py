@@ -312,6 +312,7 @@ def search(
     noises: Sequence[Tensor] = (),
     after_step: Callable[[], None] = lambda: None,
     groups: Iterable[dict[str, Any]] = (),
+    ramp: Callable[[float], float] | None = None,
     about: Mapping[str, Any],
     checkpoints: Checkpoints | None = None,
     progress: bool = True,
@@ -323,6 +324,7 @@ def search(
     high. rngs: one for each picture, so that a batch takes the same steps as its pictures by themselves. wait:
     first steps in which the code stands still and only `groups` move, parameter groups of Adam with their own rates,
     which settle to 0 in the end. noises: noise maps that are moved along. after_step: called when an update is made.
+    ramp: the factor on the learning rate at progress t in [0, 1], `learning_rate_ramp` if None.
     """
     w = start.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([{"params": [w, *noises], "lr": learning_rate}, *groups], lr=learning_rate)
@@ -333,6 +335,7 @@ def search(
         for i, p in enumerate(group["params"])
     }
     rates = [group["lr"] for group in optimiser.param_groups[1:]]
+    ramp = learning_rate_ramp if ramp is None else ramp
     stage = Stage(
         name,
         steps,
@@ -348,7 +351,7 @@ def search(
         for step in stage:
             t = max(0.0, (step - wait) / (steps - wait))
             waiting = step < wait
-            rate = 0.0 if waiting else learning_rate * learning_rate_ramp(t)
+            rate = 0.0 if waiting else learning_rate * ramp(t)
             optimiser.param_groups[0]["lr"] = rate
             for group, base in zip(optimiser.param_groups[1:], rates, strict=True):
                 group["lr"] = base * settling(t)
@@ -382,6 +385,11 @@ def learning_rate_ramp(t: float, rampup: float = 0.05) -> float:
 def settling(t: float, rampdown: float = 0.25) -> float:
     """Factor at progress t in [0, 1]: 1, and in the last quarter a cosine down to 0."""
     return 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / rampdown))
+
+
+def cosine_decay(t: float) -> float:
+    """Factor at progress t in [0, 1]: half a cosine from 1 to 0 (Loshchilov & Hutter, 2017, eq. 5, one cycle)."""
+    return 0.5 + 0.5 * math.cos(math.pi * t)
 
 
 def shake_ramp(t: float, until: float = 0.75) -> float:

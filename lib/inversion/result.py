@@ -14,7 +14,7 @@ from torch import Tensor
 from lib.cameras import Camera
 from lib.generators import EG3D, Rendering, load_generator
 from lib.generators.official import stated_config
-from lib.generators.storage import fingerprint, parsed
+from lib.generators.storage import fingerprint, network_class, parsed
 from lib.paths import replacing
 
 FORMAT = "eg3d-study/inversion/1"
@@ -109,7 +109,8 @@ class Inversion:
                 )
             weights = original | weights
         else:
-            generator = EG3D(stated_config(parsed(path, "config", texts["config"])))
+            config = stated_config(parsed(path, "config", texts["config"]))
+            generator = network_class(config)(config)
         generator.load_state_dict(weights, strict=True)
         generator.set_w_statistics(tensors["w_mean"], tensors["w_std"])
         return cls(
