@@ -44,7 +44,7 @@ KINDS = list(dict.fromkeys(kind for block in PLAN["inputs"] for kind in block["k
 TABLE = f"{RESULTS}/evaluation-{SCALE}.parquet"
 LEDGER = "comparison_claims"
 ASSETS = f"{OUT}/graph/assets"
-WEIGHTS = "lib/weights/portraits64.safetensors"
+WEIGHTS = ["lib/weights/portraits64.safetensors", "lib/weights/portraits64-posefree.safetensors"]
 RECORDS = {
     "prior_dataset": [f"{RESULTS}/portraits-full.json"],
     "prior_training": [f"{RESULTS}/training_portraits64-full.json", "lib/weights/portraits64.json"],

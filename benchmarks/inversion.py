@@ -198,10 +198,10 @@ METHODS = {
         {"code": 500, "tuning": 500, "tuning by HFGI3D (released code)": 1000}, 300.0, "HFGI3D, appendix A.1"
     ),
     "hfgi3d (this study)": Recipe({"code": 167 + 167, "tuning by HFGI3D": 333}),
-    "posefree (this study)": Recipe({"code": 4 * 40, "pose-free code": 333}),
+    "posefree (this study)": Recipe({"code": 4 * 30, "pose-free code": 250}),
 }
 """With the papers' steps, but for HFGI3D as this study runs it: a sixth of those for its codes, a ninth for its fit. The
-paper of the pose-free inversion does not say its steps; four starts of 40 and 333 are those of this study.
+paper of the pose-free inversion does not say its steps; four starts of 30 and 250 are those of this study.
 HFGI3D searches two codes, of what the photo shows and of what it hides; its warps are made once an image, and are no
 step. Of SPI's tuning each step takes each auxiliary term from one view, as the paper reads; in the released code every
 fourth step takes each from four; in the full scale of this study every fourth takes one."""

@@ -54,13 +54,9 @@ class PoseFreeSettings(AdversarialSettings):
     """Those of PoF3D. The defaults are the released recipe for FFHQ."""
 
     discriminator: Literal["pose_aware", "plain"] = "pose_aware"  # "plain": judges pictures, without any pose
-    conditioning: Literal["own", "generator"] = (
-        "own"  # the pose that samples are judged under, see `condition`
-    )
+    conditioning: Literal["own", "generator"] = "own"  # whose pose samples are judged under: see `condition`
     mirrored_view: bool = True  # whether heads are also seen from the mirror images of their cameras
-    lam_fake: float = (
-        1.0  # of each view in the discriminator's loss: `flip_to_disd_weight` of the released code
-    )
+    lam_fake: float = 1.0  # of each view in the discriminator's loss: the code's `flip_to_disd_weight`
     lam_consistency: float = 1.0  # the generator's pose is taught by the discriminator's
     lam_supervision: float = 2.0  # the discriminator's pose is taught by the generator's
 

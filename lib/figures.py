@@ -53,7 +53,7 @@ METHODS = {
     "hfgi3d": ("HFGI3D", "#54a24b"),
     "hfgi3d-long": ("HFGI3D, four times the steps", "#2b6a26"),
     "posefree-w": ("Pose-free in W", "#e0c8dc"),
-    "posefree-separate": ("Pose-free, pose code apart", "#cfa8c8"),
+    "posefree-mean": ("Pose-free, pose of the mean code", "#cfa8c8"),
     "posefree-one_stage": ("Pose-free, one stage", "#8a7f9c"),
     "posefree-no_identity": ("Pose-free without identity", "#9f8fb0"),
     "posefree-no_multiview": ("Pose-free without other views", "#7d6b91"),

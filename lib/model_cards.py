@@ -115,6 +115,16 @@ def sample_grid(generator: EG3D, n: int = 8, seed: int = 0, psi: float = 0.8) ->
     return figures.samples_with_depth(heads)
 
 
+def publish(name: str, numbers: dict, card: str, picture: figures.Picture, run_id: str) -> None:
+    """Write numbers and card beside the weights, and the picture with its record under the run's name."""
+    weights = paths.WEIGHTS / f"{name}.safetensors"
+    for suffix, text in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", card)):
+        with paths.replacing(weights.with_suffix(suffix)) as temporary:
+            temporary.write_text(text)
+    figure = runs.save_figure(picture, name.replace("-", "_"), run_id, photographic=True)
+    runs.record(run_id, metrics={name: numbers}, figures=[figure])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description="Measure an embedded generator from its weights file; writes its numbers, card and figure."
@@ -126,13 +136,9 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     weights = paths.WEIGHTS / f"{arguments.name}.safetensors"
     model = load_generator(weights)
-    numbers = describe(model, weights) | evaluate_prior(
+    measured = describe(model, weights) | evaluate_prior(
         model, arguments.inverted, arguments.tuned, arguments.fid_portraits
     )
-    card = model_card(arguments.name, numbers)
-    for suffix, text in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", card)):
-        with paths.replacing(weights.with_suffix(suffix)) as temporary:
-            temporary.write_text(text)
-    figure = runs.save_figure(sample_grid(model), arguments.name, "prior-full", photographic=True)
-    runs.record("prior-full", metrics={arguments.name: numbers}, figures=[figure])
-    print(card)
+    text = model_card(arguments.name, measured)
+    publish(arguments.name, measured, text, sample_grid(model), "prior-full")
+    print(text)

@@ -300,6 +300,19 @@ def test_the_score_teaches_the_generator_and_its_pose_learner_through_the_camera
     assert not pose_learner(found)
 
 
+def test_the_camera_teaches_the_code_too(monkeypatch):
+    """Of heads that cannot change, only poses can be better."""
+    views = PoseFreeRecipe.views
+    monkeypatch.setattr(
+        PoseFreeRecipe, "views", lambda self, w_plus, *rest: views(self, w_plus.detach(), *rest)
+    )
+    one = posefree_recipe()
+    for term in ("generator", "mirrored"):
+        found = reached(one.generator_losses(0)[term], one.players.generator)
+        mapping = {f"backbone.mapping.fc{layer}.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
+        assert mapping <= found, term
+
+
 @pytest.mark.parametrize("settings", [POSEFREE, PLAIN], ids=["pose_aware", "plain"])
 def test_the_discriminator_learns_alone_from_its_losses(settings):
     one = posefree_recipe(settings)

@@ -9,6 +9,7 @@ from lib.drawings.posefree_method import (
     Ends,
     Landscape,
     Start,
+    bent_down,
     ends_over_truth,
     kept,
     landscape_and_paths,
@@ -47,6 +48,13 @@ def test_valleys_are_counted_within_the_range():
     assert valleys(places) == 0, "the end of a slope is none"
 
 
+def test_what_is_convex_is_bent_down_nowhere():
+    places = np.linspace(-1, 1, 41)
+    assert bent_down(places**2) == 0
+    assert bent_down(-(places**2)) == 1
+    assert bent_down(places**3) == pytest.approx(0.5, abs=0.03)
+
+
 def test_profiles_and_paths_stand_where_the_numbers_are():
     heads = [Landscape([0.5, -0.5], [0.6, 0.8], (-0.2, 0.7)), Landscape([0.5, -0.5], [0.5, 0.9], (0.2, 0.7))]
     found = Landscape([0.5, -0.5], [0.2, 0.3], (0.3, 0.1))
@@ -76,19 +84,20 @@ def test_ends_stand_beside_each_other_where_inputs_share_a_yaw():
 
 
 # -------------------------------------------------------------------- over the steps
-def test_terms_that_come_later_stand_at_the_last_steps():
-    panels = {"terms": {"all": [3.0, 2.0, 1.0], "late": [0.5, 0.4]}}
-    picture = over_steps(panels, 3, ["loss"], change=1.5)
-    everywhere, late, boundary = drawn(picture.axes[0])
-    assert everywhere == [[0, 3.0], [1, 2.0], [2, 1.0]]
-    assert late == [[1, 0.5], [2, 0.4]]
-    assert [x for x, _ in boundary] == [1.5, 1.5]
+def test_stages_are_apart_where_they_change():
+    picture = over_steps(
+        {"loss": {"all": [3.0, 2.0, 1.0]}, "camera": {"yaw": [0.1, 0.2, 0.3]}}, ["", ""], 1.5
+    )
+    for axes, values in zip(picture.axes, ([3.0, 2.0, 1.0], [0.1, 0.2, 0.3]), strict=True):
+        line, boundary = drawn(axes)
+        assert line == [[0, values[0]], [1, values[1]], [2, values[2]]]
+        assert [x for x, _ in boundary] == [1.5, 1.5]
     assert_nothing_is_cropped(picture)
 
 
 @pytest.mark.parametrize("change", [0, 3])
 def test_one_stage_has_no_boundary(change):
-    picture = over_steps({"terms": {"all": [3.0, 2.0, 1.0]}}, 3, ["loss"], change=change)
+    picture = over_steps({"loss": {"all": [3.0, 2.0, 1.0]}}, ["loss"], change)
     assert len(picture.axes[0].lines) == 1
 
 

@@ -290,7 +290,7 @@ def test_bare_state_dicts(path):
     usual += ("pose_mean_h", "pose_limits_h", "pose_limits_v", "pose_bound", "pose_lr_multiplier")
     expected = dataclasses.replace(CARS, **{name: getattr(default, name) for name in usual})
     assert checkpoint.config == expected
-    assert any("assumed 64" in note for note in checkpoint.notes)
+    assert any("assumed 64, that of all PoF3D recipes" in note for note in checkpoint.notes)
 
 
 def beside(config, **changes):

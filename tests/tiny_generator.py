@@ -1,10 +1,18 @@
-"""A generator and a perceptual distance for tests of seconds: random weights, the real classes."""
+"""Generators and a perceptual distance for tests of seconds: random weights, the real classes."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.generators import EG3D, EG3DConfig, RenderingSettings, SuperResolutionConfig
+from lib.generators import (
+    EG3D,
+    EG3DConfig,
+    PoseFreeConfig,
+    PoseFreeEG3D,
+    RenderingSettings,
+    SuperResolutionConfig,
+)
+from lib.perceptual import Features, unit_length
 
 TINY = EG3DConfig(
     z_dim=16,
@@ -24,18 +32,35 @@ TINY = EG3DConfig(
 
 def tiny_generator(noise_strength: float = 0.0) -> EG3D:
     """16-pixel pictures of something solid, inside [-1, 1], that depend on the latent code."""
+    generator = _random(EG3D, TINY)
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.fill_(noise_strength)
+    return _solid(generator).measure_w(n=500)
+
+
+def tiny_posefree(**changes) -> PoseFreeEG3D:
+    """The same of a generator that says its own camera: yaws of some 20 degrees, pitches of some 10."""
+    generator = _random(PoseFreeEG3D, PoseFreeConfig.like(TINY, **changes))
+    generator.backbone.mapping.affine_layer2.weight.mul_(0.3)
+    return _solid(generator).measure_w(n=500)
+
+
+def _random(kind: type[EG3D], config: EG3DConfig) -> EG3D:
+    """A frozen generator of the same random weights in every test."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        generator = EG3D(TINY).eval().requires_grad_(False)
+        return kind(config).eval().requires_grad_(False)
+
+
+def _solid(generator: EG3D) -> EG3D:
+    """Make of a generator's fog a body, and of its wild colours moderate ones."""
     for name, parameter in generator.named_parameters():
         if name.startswith("superresolution") and "torgb.weight" in name:
             parameter.mul_(0.3)
-        if name.endswith("noise_strength"):
-            parameter.fill_(noise_strength)
     density = generator.decoder.net[2]
     density.weight[0] *= 60
     density.bias[0] += 5
-    generator.measure_w(n=500)
     return generator
 
 
@@ -47,6 +72,9 @@ class RandomFeatures:
 
     def target(self, image: Tensor) -> Tensor:
         return F.relu(F.conv2d(image, self.kernel))
+
+    def features(self, image: Tensor) -> Features:
+        return Features((unit_length(self.target(image)),))
 
     def __call__(self, image: Tensor, other: Tensor) -> Tensor:
         other = self.target(other) if other.shape[1] == 3 else other

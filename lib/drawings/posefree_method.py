@@ -43,6 +43,11 @@ def valleys(losses: Sequence[float]) -> int:
     return int(np.sum((slopes[:-1] < 0) & (slopes[1:] > 0)))
 
 
+def bent_down(losses: Sequence[float]) -> float:
+    """For which share of its range a curve over even steps is bent down, as no convex one ever is."""
+    return float(np.mean(np.diff(np.asarray(losses, float), 2) < 0))
+
+
 @dataclass(frozen=True)
 class Landscape:
     """Losses of one head from cameras at `yaws`, radians; own: the yaw that its code says, and the loss there."""
@@ -55,7 +60,7 @@ class Landscape:
 def landscape_and_paths(
     heads: Sequence[Landscape], found: Landscape, starts: Sequence[Start], yaw_label: str
 ) -> Picture:
-    """Left, the loss over the camera's yaw for the code of each start and for the head that was found; dots: own cameras.
+    """Left, the loss over the camera's yaw for each start's code and for the head that was found; dots: own cameras.
 
     Right, where each start goes: from a ring to a dot, the kept one with a star. Both panels have the same axes.
     """
@@ -130,23 +135,18 @@ def ends_over_truth(found: Sequence[Ends]) -> Picture:
 
 # -------------------------------------------------------------------- over the steps
 def over_steps(
-    panels: Mapping[str, Mapping[str, Sequence[float]]],
-    steps: int,
-    value_labels: Sequence[str],
-    change: float,
-    *,
-    log: bool = False,
+    panels: Mapping[str, Mapping[str, Sequence[float]]], value_labels: Sequence[str], change: float
 ) -> Picture:
     """Quantities over the steps of a search, a panel a title (title: {name: values}).
 
-    What has fewer values than there are steps has been left out of the first ones: a term whose weight is 0 there.
-    change: the step at which stages change, dotted; none is drawn at 0 or at the end.
+    change: the step at which stages change, dotted; none is drawn where that is the first or none at all.
     """
     lines = {
-        title: {name: (range(steps - len(values), steps), values) for name, values in series.items()}
+        title: {name: (range(len(values)), values) for name, values in series.items()}
         for title, series in panels.items()
     }
-    drawing = line_panels(lines, "step", value_labels, log=log, markers=False)
+    steps = max(len(values) for series in panels.values() for values in series.values())
+    drawing = line_panels(lines, "step", value_labels, markers=False)
     for axes in drawing.axes if 0 < change < steps else ():
         axes.axvline(change, color="0.5", ls=":", lw=1.2)
     return drawing

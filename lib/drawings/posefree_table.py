@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -41,6 +41,7 @@ def one_unit(printed: Mapping[str, tuple[float, str]]) -> Picture:
             axes.plot(values, [place] * len(values), "o-", color=colour, ms=7.5, lw=2.4)
             words = f"{unit} error" if not values else unit
             axes.annotate(words, (1.02, place), xycoords=("axes fraction", "data"), va="center", size=9)
+        axes.annotate("printed in", (1.02, 1.01), xycoords="axes fraction", size=9, color="0.35")
         axes.set_yticks(range(len(printed)), [method_label(name) for name in in_row_order(printed)])
         axes.set(xscale="log", xlabel="mean squared error", ylim=(len(printed) - 0.4, -0.6))
         _few_ticks(axes)
@@ -52,8 +53,8 @@ def one_unit(printed: Mapping[str, tuple[float, str]]) -> Picture:
     return picture
 
 
-def _few_ticks(axes) -> None:
+def _few_ticks(axes: Axes) -> None:
     """1, 2, 5 of each power of ten, as plain numbers."""
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: np.format_float_positional(value, trim="-")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

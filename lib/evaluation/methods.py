@@ -137,7 +137,7 @@ METHODS = {
         replace(POSEFREE, name="posefree-no_multiview", settings={"lam_mv": 0.0}),
         replace(POSEFREE, name="posefree-one_stage", settings={"coarse_share": 0.0, "curriculum": False}),
         replace(POSEFREE, name="posefree-w", settings={"space": "w"}),
-        replace(POSEFREE, name="posefree-separate", settings={"pose_from": "separate"}),
+        replace(POSEFREE, name="posefree-mean", settings={"pose_from": "mean"}),
         *perturbed("wplus", invert_wplus),
         *perturbed("pti", invert_pti),
         *perturbed("spi-latent", invert_spi, {"steps": 0}, joint="_"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -136,7 +137,8 @@ def embedding(kind: Literal["face", "image"], perceptual: LPIPS, camera: Camera)
 def pose_code(w_plus: Tensor, pose_from: Literal["mean", "separate"], own: Tensor | None) -> Tensor:
     """The w [B, w_dim] that the pose learner reads: it knows a single one, and W+ has one for each layer.
 
-    "mean": that of the layers. "separate": a code of its own, optimised along with w_plus.
+    "separate": a code of its own, optimised along with w_plus, as each layer has one; of the same start. "mean": that of
+    the layers, so that the pose is a function of w_plus alone.
     """
     return w_plus.mean(dim=1) if pose_from == "mean" else own.expand(len(w_plus), -1)
 
@@ -155,6 +157,81 @@ def starting_codes(generator: PoseFreeEG3D, n: int, samples: int, rng: torch.Gen
     return torch.stack([w[part].mean(dim=0) for part in order.tensor_split(n)])[:, None]
 
 
+# ----------------------------------------------------------------------- eq. 1: what a step minimises
+class PoseFreeObjective:
+    """L(G(w), I) of eq. 1: the head of a code from the camera that the code says, against the photo.
+
+    own: the code that says the camera (see `pose_code`), or None. coarse_until: steps that compare at half the
+    resolution (section 3.4).
+    """
+
+    def __init__(
+        self,
+        generator: PoseFreeEG3D,
+        target: Tensor,
+        perceptual: LPIPS,
+        phi: Embedding | None,
+        weights: Weights,
+        *,
+        own: Tensor | None,
+        alpha: float,
+        beta: float,
+        steps: int,
+        coarse_until: float,
+        curriculum: bool,
+        views: int,
+        offsets: tuple[float, float],
+        tolerance: float,
+        through_depth: bool,
+        rng: torch.Generator,
+    ):
+        self.generator, self.perceptual, self.phi, self.weights = generator, perceptual, phi, weights
+        self.own, self.alpha, self.beta, self.steps = own, alpha, beta, steps
+        self.coarse_until, self.curriculum, self.rng = coarse_until, curriculum, rng
+        self.views, self.offsets, self.warping = views, offsets, (tolerance, through_depth)
+        self.photos = (resize(target, generator.resolution // 2), target)
+        with torch.no_grad():
+            self.embedded = None if phi is None else [phi(photo) for photo in self.photos]
+
+    def pose(self, w_plus: Tensor) -> Tensor:
+        """f_pose(w) [B, 2]: h and v of the view."""
+        return self.generator.pose(pose_code(w_plus, "mean" if self.own is None else "separate", self.own))
+
+    def terms(self, w_plus: Tensor, step: int) -> Terms:
+        """The terms of a step, and eq. 6 of them."""
+        weights = self.weights.at((step + 0.5) / self.steps, self.curriculum)
+        fine = step >= self.coarse_until
+        pose = self.pose(w_plus)
+        camera = self.generator.camera_at(pose)
+        planes = self.generator.planes(w_plus)
+        view = self.generator.render(planes, w_plus, camera)
+        photo = self.photos[fine]
+        image = resize(view.image, photo.shape[-1])
+        losses = reconstruction_loss(image, photo, self.perceptual, self.alpha, self.beta)
+        if weights.identity:
+            losses["identity"] = identity_loss(self.phi(image), self.embedded[fine])
+        if weights.mv:
+            losses["mv"] = self.neighbours_loss(planes, w_plus, pose, view)
+        if weights.geo:
+            losses["geo"] = geometry_loss(view)
+        total = objective(losses, weights)
+        return Terms(view.image, losses | {"yaw": camera.yaw, "pitch": camera.pitch}, total)
+
+    def neighbours_loss(self, planes: Tensor, w_plus: Tensor, pose: Tensor, view: Rendering) -> Tensor:
+        """Eq. 4 [1], with neighbours from offsets that are drawn anew at every step."""
+        moved = (2 * torch.rand(self.views, 2, generator=self.rng).to(pose) - 1) * pose.new_tensor(
+            self.offsets
+        )
+        cameras = self.generator.camera_at(pose + moved)
+        near = self.generator.render(planes.expand(self.views, -1, -1, -1, -1), w_plus, cameras)
+        camera = self.generator.camera_at(pose)
+        return multi_view_loss(self.psi, view, camera, near, cameras, *self.warping)[None]
+
+    def psi(self, image: Tensor) -> Sequence[Tensor]:
+        """The unit-length features of LPIPS."""
+        return self.perceptual.features(image).layers
+
+
 # ----------------------------------------------------------------------- the method
 def invert_posefree(
     generator: PoseFreeEG3D,
@@ -165,7 +242,7 @@ def invert_posefree(
     landmarks: Any = None,
     initial: Tensor | Inversion | None = None,
     space: Literal["w", "wplus"] = "wplus",
-    pose_from: Literal["mean", "separate"] = "mean",
+    pose_from: Literal["mean", "separate"] = "separate",
     starts: int = 4,
     start_steps: int = 50,
     steps: int = 1000,
@@ -197,7 +274,7 @@ def invert_posefree(
 
     camera, masks, landmarks: not looked at; all methods take them. initial: a code to start from, instead of the best of
     `starts` codes from one side to the other after `start_steps` steps of eq. 2 each: the loss has several minima over
-    the pose. space, pose_from: one code for all layers, or one each and the pose from their mean or a code of its own.
+    the pose. space: one code for all layers, or one each; pose_from: see `pose_code`; in W it is that of the layers.
     Of `steps` the first `coarse_share` compare at half the resolution. curriculum: see `Weights.at`. shake: random
     steps of the code, in units of its spread, as in `project_batch`; the paper has none. identity: what phi sees.
     views: neighbours a step, from offsets uniform in -+`offsets`, radians of h and v. through_depth, tolerance: see
@@ -214,14 +291,13 @@ def invert_posefree(
     if not 0 <= coarse_share <= 1:
         raise ValueError(f"coarse_share is a share of the steps, from 0 to 1; got {coarse_share}")
     require_steps(steps=steps, start_steps=start_steps, starts=starts)
+    if views < 0:
+        raise ValueError(f"views counts the neighbours of a step, 0 for none; got {views}")
     about = plain_settings(locals())
     target = checked_target(target, generator)
     perceptual = lpips_for(generator, lpips_net, lpips_resolution) if perceptual is None else perceptual
     rng = torch.Generator().manual_seed(seed)
-    codes = starting_codes(generator, starts, statistics_samples, rng)
-    history: dict[str, list[float]] = {}
-    coarse = resize(target, generator.resolution // 2)
-    shared = {
+    searched = {
         "generator": generator,
         "learning_rate": learning_rate,
         "ramp": cosine_decay,
@@ -229,101 +305,87 @@ def invert_posefree(
         "checkpoints": checkpoints,
         "progress": progress,
     }
+    codes, history = starting_codes(generator, starts, statistics_samples, rng), {}
     if initial is not None:
-        code = latent_of(initial, generator)
-    elif starts == 1:
-        code = codes
-    else:
-        code, history = _best_start(codes, coarse, perceptual, alpha, beta, start_steps, seed, shared)
-    code = code.mean(dim=1, keepdim=True) if space == "w" else code.expand(1, generator.n_layers, -1)
+        codes = latent_of(initial, generator)
+    elif starts > 1:
+        rec = partial(reconstruction_loss, perceptual=perceptual, alpha=alpha, beta=beta)
+        codes, history = _best_start(codes, target, rec, start_steps, seed, searched)
+    code = codes.mean(dim=1, keepdim=True) if space == "w" else codes.expand(1, generator.n_layers, -1)
     own = None
-    if pose_from == "separate":
+    if space == "wplus" and pose_from == "separate":
         own = code.mean(dim=1).detach().clone().requires_grad_()
-    weights = Weights(lam_rec, lam_id if identity != "none" else 0.0, lam_mv if views else 0.0, lam_geo)
-    if weights.identity:
-        with torch.no_grad():
-            phi = embedding(identity, perceptual, generator.own_camera(code.mean(dim=1)))
-            embedded = [phi(photo) for photo in (coarse, target)]
-
-    def terms(w_plus: Tensor, step: int) -> Terms:
-        now = weights.at(step / steps, curriculum)
-        pose = generator.pose(pose_code(w_plus, pose_from, own))
-        seen_from = generator.camera_at(pose)
-        planes = generator.planes(w_plus)
-        view = generator.render(planes, w_plus, seen_from)
-        fine = step >= coarse_share * steps
-        image, photo = (view.image, target) if fine else (resize(view.image, coarse.shape[-1]), coarse)
-        losses = reconstruction_loss(image, photo, perceptual, alpha, beta)
-        if now.identity:
-            losses["identity"] = identity_loss(phi(image), embedded[fine])
-        if now.mv:
-            moved = (2 * torch.rand(views, 2, generator=rng).to(pose) - 1) * pose.new_tensor(offsets)
-            near_cameras = generator.camera_at(pose + moved)
-            near = generator.render(planes.expand(views, -1, -1, -1, -1), w_plus, near_cameras)
-            losses["mv"] = multi_view_loss(
-                lambda x: perceptual.features(x).layers,
-                view,
-                seen_from,
-                near,
-                near_cameras,
-                tolerance,
-                through_depth,
-            )[None]
-        if now.geo:
-            losses["geo"] = geometry_loss(view)
-        total = objective(losses, now)
-        return Terms(view.image, losses | {"yaw": seen_from.yaw, "pitch": seen_from.pitch}, total)
-
+    phi = None
+    if identity != "none" and lam_id:
+        phi = embedding(identity, perceptual, generator.own_camera(code.mean(dim=1)))
+    minimised = PoseFreeObjective(
+        generator,
+        target,
+        perceptual,
+        phi,
+        Weights(lam_rec, lam_id if phi else 0.0, lam_mv if views else 0.0, lam_geo),
+        own=own,
+        alpha=alpha,
+        beta=beta,
+        steps=steps,
+        coarse_until=coarse_share * steps,
+        curriculum=curriculum,
+        views=views,
+        offsets=offsets,
+        tolerance=tolerance,
+        through_depth=through_depth,
+        rng=rng,
+    )
     found = search(
         code,
-        terms,
+        minimised.terms,
         name="find the code",
         steps=steps,
         shake=shake * generator.w_std.item(),
         rngs=[rng],
         groups=[] if own is None else [{"params": [own], "lr": learning_rate}],
         callback=callback,
-        **shared,
+        **searched,
     )
     w_plus = found.w.expand(1, generator.n_layers, -1).clone()
     with torch.no_grad():
-        pose = generator.pose(pose_code(w_plus, pose_from, own))
+        pose = minimised.pose(w_plus)
         own_camera = generator.camera_at(pose)
-    extras = {"method": "posefree", "steps": steps, "seed": seed, "space": space, "pose_from": pose_from}
-    extras["pose"] = pose[0].tolist()
+    extras = {"method": "posefree", "steps": steps, "seed": seed, "space": space}
+    extras |= {"pose_from": "mean" if own is None else "separate", "pose": pose[0].tolist()}
     return Inversion(w_plus, generator, own_camera, history | found.histories[0], extras)
 
 
 def _best_start(
     codes: Tensor,
-    coarse: Tensor,
-    perceptual: LPIPS,
-    alpha: float,
-    beta: float,
+    target: Tensor,
+    rec: Callable[[Tensor, Tensor], dict[str, Tensor]],
     steps: int,
     seed: int,
-    shared: Mapping[str, Any],
+    searched: Mapping[str, Any],
 ) -> tuple[Tensor, dict[str, list[float]]]:
-    """The code [1, 1, w_dim] that, of several, comes closest to the picture in a few steps of eq. 2 in W, and the
-    history of how: "start_loss_0" and "start_yaw_0" are those of the first."""
-    generator = shared["generator"]
+    """The code [1, 1, w_dim] that, of several, comes closest to the picture in a few steps of `rec` (eq. 2) in W, at
+    half the resolution, and the history of how: "start_loss_0" and "start_yaw_0" are those of the first."""
+    generator = searched["generator"]
+    coarse = resize(target, generator.resolution // 2).expand(len(codes), -1, -1, -1)
 
     def terms(w_plus: Tensor, step: int) -> Terms:
         camera = generator.own_camera(w_plus[:, 0])
         image = generator.synthesize(w_plus, camera).image
-        target = coarse.expand(len(image), -1, -1, -1)
-        losses = reconstruction_loss(resize(image, coarse.shape[-1]), target, perceptual, alpha, beta)
+        losses = rec(resize(image, coarse.shape[-1]), coarse)
         return Terms(image, losses | {"yaw": camera.yaw}, losses["l1"] + losses["lpips"])
 
     rngs = [torch.Generator().manual_seed(seed) for _ in codes]
-    found = search(codes, terms, name="look for the pose", steps=steps, shake=0.0, rngs=rngs, **shared)
+    found = search(codes, terms, name="look for the pose", steps=steps, shake=0.0, rngs=rngs, **searched)
     last = torch.tensor([one["loss"][-1] for one in found.histories]).nan_to_num(nan=torch.inf)
+    best = int(last.argmin())
+    if found.failures[best] is not None:
+        raise found.failures[best]
     history = {
         f"start_{name}_{place}": one[name]
         for place, one in enumerate(found.histories)
         for name in ("loss", "yaw")
     }
-    best = int(last.argmin())
     return found.w[best : best + 1], history
 
 
