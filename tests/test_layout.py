@@ -54,6 +54,7 @@ ORDER = [
     "preference",
     "preference_form",
     "model_cards",
+    "posefree_card",
 ]
 
 IMPORTED_AS = {

@@ -7,7 +7,14 @@ import torch
 
 from lib import faces, paths
 from lib.cameras import FOCAL, Camera, orbit
-from lib.datasets import LatentSpace, Plan, PoseDirections, load_portraits, portraits
+from lib.datasets import (
+    LatentSpace,
+    Plan,
+    PoseDirections,
+    load_portraits,
+    load_unposed_portraits,
+    portraits,
+)
 from lib.generators.teacher import before_activation
 
 # ----------------------------------------------------------------------
@@ -395,6 +402,16 @@ def test_portraits_come_back_row_by_row(cached, directions):
     latents = LatentSpace.load(paths.CACHE / PLAN.name() / "latents.npz")
     codes = np.where(cached["single"][:, None], directions.canonical(cached["style"]), cached["code"])
     assert loaded.z == pytest.approx(latents.z(codes).astype(np.float32), abs=1e-5)
+
+
+def test_unposed_portraits_are_the_same_rows_without_what_was_detected(cached):
+    loaded, unposed = load_portraits(PLAN, 4, 2), load_unposed_portraits(PLAN, 4)
+    assert np.array_equal(unposed.images, loaded.images)
+    assert np.array_equal(unposed.inside, loaded.inside)
+    assert np.array_equal(unposed.held_out, loaded.held_out)
+    assert np.array_equal(unposed.styles, cached["style"])
+    assert np.array_equal(unposed.single, cached["single"])
+    assert not {"labels", "yaw", "face_depth", "person"} & set(vars(unposed))
 
 
 def test_people_are_held_out_whole(cached):

@@ -646,7 +646,7 @@ def test_a_known_head_is_found_with_its_pose(invert, generator, code):
     found = invert(initial=start, space="w", steps=40, learning_rate=0.02, lam_geo=0.0)
     before = degrees_off(generator.own_camera(start[:, 0]))
     assert degrees_off(found.camera) < 0.4 * before
-    assert found.history["l1"][-1] < 0.3 * found.history["l1"][0]
+    assert found.history["l1"][-1] < 0.4 * found.history["l1"][0]
 
 
 # -------------------------------------------------------------------- seeds, checkpoints, files

@@ -42,8 +42,8 @@ def errors_by_place(
 ) -> pd.DataFrame:
     """A row for each view, place and metric: method, scene, view, place, metric, value.
 
-    mse of the picture, and depth_error (mean, world units), over the pixels of the place whose depth is known. views: names;
-    none: all whose head and depth are known, the input's among them.
+    mse of the picture, and depth_error (mean, world units), over the pixels of the place whose depth is known.
+    views: names; none: all whose head and depth are known, the input's among them.
     """
     rows = []
     for name in views_measured(scene, views or None):

@@ -151,7 +151,11 @@ def told_heads(
     gaps = [None] * (len(errors) - 1)
     rows.append([picture for view in views for picture in (scene.views[view].image[0], *gaps)])
     side = f"yaw {signed(scene.views[aside].camera.yaw.item())}"
-    titles = [f"{where}, {error:g}°" for where in ("photo", side) for error in errors]
+    titles = [
+        f"{where}, {error:g}°" if error == errors[0] else f"{error:g}°"
+        for where in ("photo", side)
+        for error in errors
+    ]
     return image_grid(rows, [*map(method_label, heads), "truth"], titles, cell=cell)
 
 
