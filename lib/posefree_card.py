@@ -66,7 +66,8 @@ The pitch of the turned people is nearly the same in all: its correlation says l
   {painted_pitch:.3f} of its learned pitch (0: the camera does it all). From the front, heads stand at yaw
   {turn_yaw:+.1f} ± {wander_yaw:.1f} and pitch {turn_pitch:+.1f} ± {wander_pitch:.1f} degrees.
 * FID of {fid_images} samples of N(0, I) at their own poses against as many single portraits that were held out:
-  {fid:.1f}; of `{start}`, under the portraits' cameras, {start_fid:.1f} ({start_fid_images} samples).
+  {fid:.1f}; of `{start}`, under the portraits' cameras, {start_fid:.1f}. Fewer samples make both larger: they
+  are to be compared with each other alone.
 * Light along a ray through the head lies {thickness:.3f} world units about its mean depth (root mean square).
 
 Held-out people rendered from their own codes. MSE in [-1, 1]; LPIPS is AlexNet's at 256 px; the correlation is
@@ -107,8 +108,8 @@ def training_curve(log: Path, rows: int = 8) -> dict:
     return {"seconds": lines[-1]["seconds"], "curve": curve}
 
 
-def posefree_card(name: str, numbers: dict, start: dict) -> str:
-    """The card of a pose-free generator from its measured numbers and those of the one that it started from."""
+def posefree_card(name: str, numbers: dict) -> str:
+    """The card of a pose-free generator from its measured numbers."""
     heads = {
         "singles": "held-out singles",
         "people": "held-out people, turned",
@@ -135,7 +136,7 @@ def posefree_card(name: str, numbers: dict, start: dict) -> str:
         f"| {row['step']} | " + " | ".join(_known(row[column]) for column in CURVE) + " |"
         for row in numbers["curve"]
     ]
-    flat = {"start_fid": start["fid"], "start_fid_images": start["fid_images"]}
+    flat = {}
     for angle in ANGLES:
         seen = numbers["painted"][angle]
         flat |= {f"spread_{angle}": numbers["spread"][angle], f"painted_{angle}": seen["share"]}
@@ -181,9 +182,14 @@ if __name__ == "__main__":
         describe(model, weights)
         | {"start": metadata["from"], "settings": json.loads(metadata["settings"])}
         | training_curve(log)
-        | evaluate_posefree(model, arguments.samples, arguments.rendered, arguments.fid_portraits)
+        | evaluate_posefree(
+            model,
+            load_generator(metadata["from"]),
+            arguments.samples,
+            arguments.rendered,
+            arguments.fid_portraits,
+        )
     )
-    started_from = json.loads((paths.WEIGHTS / f"{metadata['from']}.json").read_text())
-    text = posefree_card(arguments.name, measured, started_from)
+    text = posefree_card(arguments.name, measured)
     publish(arguments.name, measured, text, sample_grid(model), "posefree_prior-full")
     print(text)

@@ -18,9 +18,16 @@ from tqdm import tqdm
 
 from lib import datasets, metrics
 from lib.cameras import Camera
-from lib.evaluation.prior import by_target_yaw, by_yaw, held_out_renders, thickness, to_images
+from lib.evaluation.prior import (
+    by_target_yaw,
+    by_yaw,
+    held_out_renders,
+    sample_images,
+    thickness,
+    to_images,
+)
 from lib.faces import Detector, FaceDetector
-from lib.generators import PoseFreeEG3D
+from lib.generators import EG3D, PoseFreeEG3D
 
 ANGLES = ("yaw", "pitch")
 
@@ -192,19 +199,33 @@ def spread(generator: PoseFreeEG3D, detected: np.ndarray, n: int = 5000, seed: i
     return dict(zip(ANGLES, (learned.std(axis=0) / detected.std(axis=0)).tolist(), strict=True))
 
 
-def fid(samples: Tensor, portraits: datasets.Portraits) -> float:
-    """FID of samples [n, 3, H, W] against the pictures of portraits."""
-    return metrics.fid(samples, to_images(portraits.images)).value
+def distances(generator: PoseFreeEG3D, start: EG3D, portraits: datasets.Portraits) -> Numbers:
+    """FID of samples in their own poses against the pictures of as many portraits, and that of the generator that the
+    training began with, whose samples are conditioned on the portraits' cameras and seen from them."""
+    true = metrics.inception_features(to_images(portraits.images))
+    samples = {
+        "fid": own_samples(generator, len(portraits)).images,
+        "start_fid": sample_images(start, torch.from_numpy(portraits.labels)),
+    }
+    return {
+        name: metrics.frechet_distance(metrics.inception_features(images), true)
+        for name, images in samples.items()
+    }
 
 
 # ----------------------------------------------------------------------- the whole
 def evaluate_posefree(
-    generator: PoseFreeEG3D, samples: int = 500, rendered: int = 300, fid_portraits: int = 5000
+    generator: PoseFreeEG3D,
+    start: EG3D,
+    samples: int = 500,
+    rendered: int = 300,
+    fid_portraits: int = 5000,
 ) -> dict:
     """Every number of the model card.
 
-    samples: in whose pictures the pose is detected. rendered: held-out portraits of turned people that are rendered
-    from their codes. fid_portraits: against which so many samples are held.
+    start: the generator that the training began with. samples: in whose pictures the pose is detected. rendered:
+    held-out portraits of turned people that are rendered from their codes. fid_portraits: against which so many
+    samples of each of the two generators are held.
     """
     plan = datasets.Plan()
     unposed = datasets.load_unposed_portraits(plan, generator.resolution)
@@ -232,7 +253,7 @@ def evaluate_posefree(
         "labelled_camera": by_yaw(labelled),
         "labelled_camera_by_target_yaw": by_target_yaw(labelled),
         "thickness": thickness(generator, codes[:100], cameras[:100]),
-        "fid": fid(own_samples(generator, len(singles)).images, singles),
+        **distances(generator, start, singles),
         "fid_images": len(singles),
         "training_portraits": int((~portraits.held_out).sum()),
     }
