@@ -9,12 +9,20 @@ from torch import Tensor
 
 from lib.cameras import Camera, orbit
 from lib.generators import EG3D
-from lib.inversion import Checkpoints, Diverged, Inversion, invert_pti, invert_w, invert_wplus
+from lib.inversion import (
+    Checkpoints,
+    Diverged,
+    Inversion,
+    invert_posefree,
+    invert_pti,
+    invert_w,
+    invert_wplus,
+)
 from lib.inversion import several as module
 from lib.inversion.assumptions import AssumptionWarning
 from lib.inversion.optimisation import digest
 from lib.inversion.several import invert_several
-from tests.tiny_generator import RandomFeatures, tiny_generator
+from tests.tiny_generator import RandomFeatures, tiny_generator, tiny_posefree
 
 pytestmark = pytest.mark.filterwarnings("ignore::lib.inversion.assumptions.AssumptionWarning")
 
@@ -182,3 +190,20 @@ def test_bad_values_are_refused(generator, targets):
     with pytest.raises(ValueError, match="masks has an entry for each of the 3 pictures; got 1"):
         invert_several(invert_pti, generator, targets, VIEWS, masks=[{}])
     assert invert_several(invert_pti, generator, targets[:0], VIEWS[:0]) == []
+
+
+def test_pictures_without_cameras_are_inverted_by_a_generator_that_says_its_own():
+    generator = tiny_posefree()
+    with torch.no_grad():
+        targets = generator.synthesize(*generator.generate(torch.randn(2, generator.z_dim))).image.clamp(
+            -1, 1
+        )
+    settings = {"starts": 1, "steps": 2, "views": 1, "identity": "none", "statistics_samples": 8}
+    settings |= {"perceptual": RandomFeatures(), "progress": False}
+    found = invert_several(invert_posefree, generator, targets, **settings)
+    for place, each in enumerate(found):
+        alone = invert_posefree(generator, targets[place : place + 1], **settings)
+        assert torch.equal(each.w_plus, alone.w_plus)
+        assert torch.equal(each.camera.label(), alone.camera.label())
+    with pytest.raises(ValueError, match="needs the camera"):
+        invert_several(invert_pti, tiny_generator(), targets)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lib.cameras import Camera
-from lib.generators import EG3D
+from lib.generators import EG3D, PoseFreeEG3D
 from lib.inversion.assumptions import AssumptionWarning, check_assumptions
 from lib.inversion.objective import checked_camera, latent_of
 from lib.inversion.optimisation import Checkpoints, require_steps
@@ -34,7 +34,7 @@ def invert_several(
     invert: Callable[..., Inversion],
     generator: EG3D,
     targets: Tensor,
-    cameras: Camera | Tensor,
+    cameras: Camera | Tensor | None = None,
     *,
     jobs: int = 1,
     masks: Sequence[Mapping[str, Tensor] | None] | None = None,
@@ -44,14 +44,16 @@ def invert_several(
 ) -> list[Inversion | Exception]:
     """What `invert` makes of each of the pictures [B, 3, R, R]; where it fails, the error stands in its place.
 
-    cameras: of each picture, also as EG3D's 25 numbers [B, 25]. masks, landmarks: one entry for each picture. `settings`
-    are those of the method, the same for all. Codes (`invert_w`, `invert_wplus`) are searched in batches; methods
-    that tune the generator run in `jobs` processes, and in this one if it is one. A batch that fails is tried again
-    in halves, so that one bad picture, or too little memory for all, does not spoil the others. checkpoints: in
-    folders of its folder, one for each batch or picture.
+    cameras: of each picture, also as EG3D's 25 numbers [B, 25]; None for a generator that says its own. masks,
+    landmarks: one entry for each picture. `settings` are those of the method, the same for all. Codes (`invert_w`,
+    `invert_wplus`) are searched in batches; methods that tune the generator run in `jobs` processes, and in this one
+    if it is one. A batch that fails is tried again in halves, so that one bad picture, or too little memory for all,
+    does not spoil the others. checkpoints: in folders of its folder, one for each batch or picture.
     """
     require_steps(jobs=jobs)
     count = len(targets)
+    if cameras is None and isinstance(generator, PoseFreeEG3D):
+        cameras = generator.frontal_camera().expand(count)  # nobody looks at it
     cameras = checked_camera(cameras, generator, pictures=count)
     by_picture = {"masks": masks, "landmarks": landmarks}
     for name, given in by_picture.items():
