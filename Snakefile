@@ -48,6 +48,7 @@ WEIGHTS = ["lib/weights/portraits64.safetensors", "lib/weights/portraits64-posef
 RECORDS = {
     "prior_dataset": [f"{RESULTS}/portraits-full.json"],
     "prior_training": [f"{RESULTS}/training_portraits64-full.json", "lib/weights/portraits64.json"],
+    "posefree_generator": ["lib/weights/portraits64-posefree.json"],
 }
 """Committed records that notebooks read and no step here makes."""
 

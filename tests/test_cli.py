@@ -8,13 +8,14 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from lib import faces, parsing
 from lib.cameras import orbit
 from lib.generators import save_generator
 from lib.images import save_image
-from lib.inversion import Checkpoints, Inversion, anatomy, invert_w, objective, pose_opt, spi
+from lib.inversion import Checkpoints, Inversion, anatomy, invert_w, objective, pose_opt, posefree, spi
 from lib.inversion.__main__ import (
     METHODS,
     SEARCH_STEPS,
@@ -28,7 +29,7 @@ from lib.inversion.__main__ import (
 from lib.media import EXPORTS, depth_along_axis, load_depth
 from lib.meshes import shape_view
 from lib.voxels import load_mrc
-from tests.tiny_generator import RandomFeatures, tiny_generator
+from tests.tiny_generator import RandomFeatures, tiny_generator, tiny_posefree
 
 LABEL = orbit(0.2, 0.1).label()[0]
 OUTPUTS = [
@@ -52,9 +53,11 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setattr(objective, "LPIPS", lambda net, resolution: Movable())
     for module in (pose_opt, spi):
         monkeypatch.setattr(module, "VGGFeatures", MovableFeatures)
+    monkeypatch.setattr(posefree, "face_network", lambda role: MovableFace())
     monkeypatch.chdir(tmp_path)
     generator = tiny_generator()
     save_generator(generator, "tiny.safetensors", dtype=torch.float32)
+    save_generator(tiny_posefree(), "tiny-posefree.safetensors", dtype=torch.float32)
     code = generator.map(torch.randn(1, 16, generator=torch.Generator().manual_seed(1)), orbit(0.2, 0.1))
     save_image("crop.png", generator.synthesize(code, orbit(0.2, 0.1)).image)
     (tmp_path / "label.txt").write_text(" ".join(f"{x:.8g}" for x in LABEL.tolist()))
@@ -74,6 +77,11 @@ class MovableFeatures(Movable):
         return self.target(image)
 
 
+class MovableFace(Movable):
+    def __call__(self, face):
+        return F.normalize(self.target(face).mean(dim=(2, 3)), dim=1)
+
+
 def all_skin(picture: torch.Tensor) -> torch.Tensor:
     """What the parsing network says of a picture that it takes for skin everywhere."""
     found = torch.zeros(len(picture), len(parsing.CLASSES), 32, 32)
@@ -82,7 +90,8 @@ def all_skin(picture: torch.Tensor) -> torch.Tensor:
 
 
 def arguments(*photos: str, method: str = "w", **options: object) -> list[str]:
-    given = {"weights": "tiny.safetensors", "label": "label.txt", "method": method, "steps": 2} | options
+    weights = "tiny-posefree.safetensors" if method == "posefree" else "tiny.safetensors"
+    given = {"weights": weights, "label": "label.txt", "method": method, "steps": 2} | options
     given = ({"pivot-steps": 2} if method in SEARCH_STEPS else {}) | given
     return [*photos, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
@@ -107,6 +116,30 @@ def test_writes_everything(work, method, capsys):
     assert "crop.png: note: no face is found" in said.err
     assert "crop.png: note: expected a photo; found nearly a single colour" in said.err
     assert "Warning" not in said.err
+
+
+def test_a_crop_of_which_nobody_knows_the_camera(work, monkeypatch, capsys):
+    options = ["--weights", "tiny-posefree.safetensors", "--method", "posefree", "--steps", "2", "--crop"]
+    assert main(["crop.png", *options]) == 0
+    report = json.loads((work / "out" / "crop" / "report.json").read_text())
+    assert report["crop"] and report["label_sha256"] is None
+    assert main(["crop.png", *options, "--label", "label.txt"]) == 1
+    assert "--crop is for crops without a camera" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("pti", "portraits64"), ("posefree", "portraits64-posefree")]
+)
+def test_each_method_has_its_generator(work, monkeypatch, method, expected):
+    asked = []
+
+    def refused(name, device):
+        asked.append(name)
+        raise ValueError("not now")
+
+    monkeypatch.setattr("lib.inversion.__main__.load_generator", refused)
+    assert main(["crop.png", "--label", "label.txt", "--method", method]) == 1
+    assert asked == [expected]
 
 
 def test_method_gets_all_that_is_known_of_the_photo(work, monkeypatch):

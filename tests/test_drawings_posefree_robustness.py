@@ -113,7 +113,10 @@ def test_lines_go_through_the_means_and_what_needs_no_camera_is_level(table):
         assert list(level.get_ydata()) == pytest.approx([4.1 + more] * 2)
         assert "n 3" in axes.get_title()
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "5", "10", "20"]
-    assert [text.get_text() for text in picture.axes[2].get_legend().get_texts()] == ["W+", "Pose-free"]
+    assert [text.get_text() for text in picture.axes[2].get_legend().get_texts()] == [
+        "W+",
+        "Pose-free, asks for none",
+    ]
 
 
 def test_intervals_need_three_scenes(table):

@@ -95,10 +95,10 @@ def over_camera_error(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], col
                 raise ValueError(f"the rows have no {metric} in {VIEWS[views]}")
             _error_lines(axes, part, errors)
             title = OWN_CAMERA if metric == OWN_CAMERA else f"{metric_label(metric)}, {VIEWS[views]}"
-            axes.set_title(f"{title}, n {part['n'].max()}", size=9.5)
+            axes.set_title(f"{title}, n {part['n'].max()}", size=9)
             if metric == OWN_CAMERA:
                 axes.plot(errors, errors, color="0.6", lw=0.8, ls=":", zorder=1)
-        _legend(list(picture.axes)[len(panels) :], list(means["method"].unique()))
+        _legend(list(picture.axes)[len(panels) :], means.groupby("method")["camera_error"].nunique())
         picture.tight_layout()
     return picture
 
@@ -121,13 +121,15 @@ def _error_lines(axes: Axes, means: pd.DataFrame, errors: Sequence[float]) -> No
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _legend(free: Sequence[Axes], methods: Sequence[str]) -> None:
-    """The methods' names in the first place that no panel takes; the others stay empty."""
+def _legend(free: Sequence[Axes], labels: pd.Series) -> None:
+    """The methods' names in the first place that no panel takes; the others stay empty. labels: how many, by method."""
     for axes in free:
         axes.set_axis_off()
     entries = [
         Line2D([], [], color=method_colour(name), marker="o", ms=4, label=method_label(name))
-        for name in in_row_order(dict.fromkeys(methods))
+        if labels[name] > 1
+        else Line2D([], [], color=method_colour(name), ls="--", label=f"{method_label(name)}, asks for none")
+        for name in in_row_order(dict.fromkeys(labels.index))
     ]
     free[0].legend(handles=entries, loc="center")
 
