@@ -21,6 +21,7 @@ from lib.cameras import Camera
 from lib.generators import PoseFreeEG3D, Rendering
 from lib.identity import align, camera_points, face_network
 from lib.images import resize
+from lib.inversion.assumptions import warn_of_assumptions
 from lib.inversion.objective import checked_target, latent_of, lpips_for
 from lib.inversion.optimisation import (
     Callback,
@@ -272,13 +273,15 @@ def invert_posefree(
 ) -> Inversion:
     """Find the code of a picture, and with it its camera; both the generator and its pose learner stay as they are.
 
-    camera, masks, landmarks: not looked at; all methods take them. initial: a code to start from, instead of the best of
-    `starts` codes from one side to the other after `start_steps` steps of eq. 2 each: the loss has several minima over
-    the pose. space: one code for all layers, or one each; pose_from: see `pose_code`; in W it is that of the layers.
-    Of `steps` the first `coarse_share` compare at half the resolution. curriculum: see `Weights.at`. shake: random
-    steps of the code, in units of its spread, as in `project_batch`; the paper has none. identity: what phi sees.
-    views: neighbours a step, from offsets uniform in -+`offsets`, radians of h and v. through_depth, tolerance: see
-    `multi_view_loss`. psi are the unit-length features of LPIPS. A term of weight 0 is not computed.
+    camera: not looked at; all methods take one. masks, landmarks: only warned by, with the camera that is found.
+    initial: a code to start from, instead of the best of `starts` codes from one side to the other after `start_steps`
+    steps of eq. 2 each: the loss has several minima over the pose. space: one code for all layers, or one each;
+    pose_from: see `pose_code`; in W it is that of the layers. Of `steps` the first `coarse_share` compare at half the
+    resolution. curriculum: see `Weights.at`. shake: random steps of the code, in units of its spread, as in
+    `project_batch`; the paper has none. identity: what phi sees. views: neighbours a step, from offsets uniform in
+    -+`offsets`, radians of h and v. through_depth, tolerance: see `multi_view_loss`. psi are the unit-length features
+    of LPIPS. A term of weight 0 is not computed. The rate of w_plus falls by a cosine from the first step, that of the
+    code that says the camera in the last quarter.
 
     In the history "start_..." is the look for a start, then yaw and pitch in radians of the generator's own frame.
     """
@@ -351,6 +354,7 @@ def invert_posefree(
     with torch.no_grad():
         pose = minimised.pose(w_plus)
         own_camera = generator.camera_at(pose)
+    warn_of_assumptions(target, own_camera, landmarks=landmarks, masks=masks)
     extras = {"method": "posefree", "steps": steps, "seed": seed, "space": space}
     extras |= {"pose_from": "mean" if own is None else "separate", "pose": pose[0].tolist()}
     return Inversion(w_plus, generator, own_camera, history | found.histories[0], extras)
