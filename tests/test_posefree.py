@@ -16,6 +16,7 @@ from lib.generators import PoseFreeEG3D, Rendering, RenderingSettings
 from lib.identity import align, camera_points
 from lib.images import resize
 from lib.inversion import Checkpoints, Inversion, invert_posefree, posefree
+from lib.inversion.assumptions import AssumptionWarning
 from lib.inversion.optimisation import cosine_decay
 from lib.inversion.posefree import (
     Weights,
@@ -33,6 +34,8 @@ from lib.losses import depth_variation_loss
 from lib.perceptual import Features
 from tests.egg_scene import egg_view
 from tests.tiny_generator import RandomFeatures, tiny_generator, tiny_posefree
+
+pytestmark = pytest.mark.filterwarnings("ignore::lib.inversion.assumptions.AssumptionWarning")
 
 PERCEPTUAL = RandomFeatures()
 SIDE = 16
@@ -465,10 +468,13 @@ def test_generator_and_pose_learner_stay_as_they_are(invert, generator):
 @pytest.mark.parametrize(
     "camera",
     [orbit(0.4, -0.1), orbit(0.0, 0.0).label(), torch.full((3,), math.nan), "from the left"],
-    ids=str,
+    ids=["a camera", "a label", "NaN", "words"],
 )
 def test_the_camera_that_is_given_does_not_enter(invert, camera):
-    assert_same(invert(camera, masks=object(), landmarks="none", starts=2), invert(starts=2))
+    known = {"masks": {"face": torch.zeros(1, 1, SIDE, SIDE)}, "landmarks": torch.full((478, 3), 0.5)}
+    with pytest.warns(AssumptionWarning):  # all that they are for
+        found = invert(camera, starts=2, **known)
+    assert_same(found, invert(starts=2))
 
 
 @pytest.mark.parametrize(
