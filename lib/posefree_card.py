@@ -19,6 +19,9 @@ A small pose-free EG3D, of the structure of PoF3D (Shi et al., 2023): {parameter
 {megabytes:.1f} MB as float16, {resolution} px pictures, {rays} px rays. It is asked for no camera: a code says
 from where its head is seen. It makes heads of people who do not exist.
 
+    generator = lib.generators.load_generator("{name}")
+    head = lib.inversion.invert_posefree(generator, photo)  # [1, 3, {resolution}, {resolution}] in [-1, 1]; no camera
+
 ![Samples from N(0, I) at truncation 0.8: in their own pose, from the front, in depth]({figure})
 
 **Made by** `python -m lib.pose_learning` ({steps} steps, {minutes:.0f} minutes on two processor cores), from
@@ -71,7 +74,10 @@ The pitch of the turned people is nearly the same in all: its correlation says l
 * Light along a ray through the head lies {thickness:.3f} world units about its mean depth (root mean square).
 
 Held-out people rendered from their own codes. MSE in [-1, 1]; LPIPS is AlexNet's at 256 px; the correlation is
-that of rendered depth with the landmarks' depth, over the face, in the view of the label.
+that of rendered depth with the landmarks' depth, over the face, in the view of the label. What the learner's
+error costs is the difference between the first two rows and the next two, which go by detected yaw (of some
+portraits it lies beyond); the last five go by the yaw that was asked for. Labels are taken as they are, without
+the offsets above.
 
 | seen from | detected yaw | portraits | MSE | LPIPS | depth correlation |
 |---|---|---|---|---|---|
@@ -89,9 +95,10 @@ batch. A run before this one, at two to four times these rates of mapping, plane
 
 ## Known failures
 
-Where the spread is below 1, heads that are turned far are learned too near to the front. Pitch is learned less
-well than yaw. Samples at truncation 1 can be smeared where the code leaves what the people covered. Below their
-edge the teacher's pictures are reflections, and so are the lowest rows of these.
+Where the spread is below 1, heads that are turned far are learned too near to the front; a portrait seen from the
+pose that its code says is further from the truth than from the label's camera. Pitch is learned less well than
+yaw. Samples at truncation 1 can be smeared where the code leaves what the people covered. Below their edge the
+teacher's pictures are reflections, and so are the lowest rows of these.
 """
 
 CURVE = ("image", "lpips", "spread_h", "spread_v", "discriminator")

@@ -760,3 +760,24 @@ def test_a_generator_that_says_no_camera_is_refused(invert, target):
 def test_bad_settings_are_named(invert, settings, message):
     with pytest.raises(ValueError, match=message):
         invert(**settings)
+
+
+def test_an_inversion_is_gone_on_from_at_its_own_camera(invert, generator):
+    first = invert(steps=6, learning_rate=0.2)
+    again = invert(initial=first, steps=1, learning_rate=1e-9)
+    assert torch.allclose(again.camera.label(), first.camera.label(), atol=1e-5)
+    assert torch.allclose(again.w_plus, first.w_plus, atol=1e-5)
+    from_code_alone = invert(initial=first.w_plus, steps=1, learning_rate=1e-9)
+    mean = generator.own_camera(first.w_plus.mean(dim=1))
+    assert torch.allclose(from_code_alone.camera.label(), mean.label(), atol=1e-5)
+    assert not torch.allclose(mean.label(), first.camera.label(), atol=1e-3), (
+        "the test should tell them apart"
+    )
+
+
+def test_the_code_that_says_the_camera_is_kept(invert, generator):
+    found = invert()
+    said = generator.own_camera(torch.tensor([found.extras["pose_code"]]))
+    assert torch.allclose(said.label(), found.camera.label(), atol=1e-5)
+    assert "pose_code" not in invert(space="w").extras
+    assert "pose_code" not in invert(pose_from="mean").extras

@@ -65,7 +65,7 @@ class PoseFreeConfig(EG3DConfig):
 
     @classmethod
     def like(cls, config: EG3DConfig, **changes: Any) -> "PoseFreeConfig":
-        """Sizes of an EG3D, whose camera is left out."""
+        """Sizes of an EG3D, whose camera is left out; v is bounded smoothly, so that it always has a gradient."""
         sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         return cls(**(sizes | {"c_dim": 0, "pose_bound": "smooth"} | changes))
 
@@ -131,7 +131,7 @@ class PoseFreeEG3D(EG3D):
 
     @checked
     def camera_at(self, pose: Pose) -> Camera:
-        """The cameras of poses: on the sphere about the head, without roll."""
+        """The cameras of poses: on the sphere about the head, without roll. (Of an inversion it is `head.camera`.)"""
         radius, focal, pivot = (
             getattr(self.config, f"camera_{name}") for name in ("radius", "focal", "pivot")
         )

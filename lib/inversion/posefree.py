@@ -1,9 +1,11 @@
 """Pose-free inversion (Luo & Ghosh, "Faithful Single Image Face Reconstruction Using GAN Inversion").
 
-The generator says itself from where a head is seen, so the code is all that is optimised (eq. 1): L1 and LPIPS
+The generator says itself from where a head is seen, so codes are all that is optimised (eq. 1): L1 and LPIPS
 (eq. 2), identity (eq. 3), neighbouring views warped back (eq. 4) and the variation of depth (eq. 5), weighed against
 each other by a curriculum (eq. 6) over two resolutions (section 3.4). What the paper leaves unsaid is a parameter
-here; the notebook `posefree/method` measures those that matter.
+here; the notebook `posefree/method` measures those that matter. One default goes beyond eq. 1: in W+ a code of its own
+says the camera, as each layer has one (`pose_code`); with pose_from="mean", or in W, the pose is a function of the
+code that makes the head, to the letter.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ IDENTITIES = ("face", "image", "none")
 def reconstruction_loss(
     image: Tensor, target: Tensor, perceptual: LPIPS, alpha: float, beta: float
 ) -> dict[str, Tensor]:
-    """L_rec = alpha |I - I^|_1 + beta LPIPS(I, I^) [B], its two terms as they enter (Luo & Ghosh, eq. 2)."""
+    """L_rec = alpha |I - I^|_1 + beta LPIPS(I, I^) [B], its two terms as they enter (Luo & Ghosh, eq. 2).
+
+    L1 is a mean over pixels and colours.
+    """
     return {"l1": alpha * l1_loss(image, target), "lpips": beta * perceptual(image, target)}
 
 
@@ -71,7 +76,8 @@ def multi_view_loss(
     pictures [n, 3, R, R], compared by their mean absolute difference. The paper does not say whose depth warps, nor
     what of surfaces that a neighbour does not see: here the depth of the reference says where in the neighbour a pixel's
     surface lies, and hidden pixels (depths differ by `tolerance`, world units) keep the reference's colour, so that
-    they count nothing. through_depth: let the gradient move the depth, too, and not the colours alone.
+    they count nothing. through_depth: let the gradient move the warp, that is depth and cameras, too, and not the
+    colours alone.
     """
     n, side = len(near_cameras), view.image.shape[-1]
     depth, near_depth = resize(view.depth, side), resize(near.depth, side)
@@ -87,7 +93,7 @@ def multi_view_loss(
 
 
 def geometry_loss(view: Rendering) -> Tensor:
-    """L_geo = TV(D) [B] (Luo & Ghosh, eq. 5), D the depth along the rays in world units."""
+    """L_geo = TV(D) [B] (Luo & Ghosh, eq. 5), D the depth along the rays in world units; a mean over neighbours."""
     return depth_variation_loss(view.depth)
 
 
@@ -102,8 +108,9 @@ class Weights:
     geo: float = 0.5
 
     def at(self, t: float, curriculum: bool = True) -> Weights:
-        """The weights at progress t in [0, 1] (section 3.4): identity falls from its full weight, the terms of shape
-        rise to theirs, all in a straight line; the paper says no more. Without a curriculum each is its mean."""
+        """The weights at progress t in [0, 1] (section 3.4): identity falls from its full weight to 0, the terms of
+        shape rise from 0 to theirs. The paper strengthens these in the second stage, says "reduce" of identity, and
+        gives no numbers; here all are straight lines over both stages. Without a curriculum each is its mean."""
         t = t if curriculum else 0.5
         return Weights(self.rec, self.identity * (1 - t), self.mv * t, self.geo * t)
 
@@ -124,9 +131,9 @@ def objective(losses: Mapping[str, Tensor], weights: Weights) -> Tensor:
 def embedding(kind: Literal["face", "image"], perceptual: LPIPS, camera: Camera) -> Embedding:
     """phi: "face", the recognition network that no metric uses; "image", for what is no face.
 
-    The paper has ArcFace and, off faces, CLIP's image features. Here the latter are the deepest features of the
-    perceptual network, averaged over the picture. Photo and rendering are cut out where `camera` has the face: a first
-    guess, and the same for both.
+    The paper has ArcFace and, off faces, CLIP's image features. Here the former is SFace (Zhong et al., 2021), and the
+    latter are the deepest features of the perceptual network, averaged over the picture. Photo and rendering are cut
+    out where `camera` has the face: a first guess, and the same for both.
     """
     if kind == "image":
         return lambda image: F.normalize(perceptual.features(image).layers[-1].mean(dim=(2, 3)), dim=1)
@@ -138,8 +145,8 @@ def embedding(kind: Literal["face", "image"], perceptual: LPIPS, camera: Camera)
 def pose_code(w_plus: Tensor, pose_from: Literal["mean", "separate"], own: Tensor | None) -> Tensor:
     """The w [B, w_dim] that the pose learner reads: it knows a single one, and W+ has one for each layer.
 
-    "separate": a code of its own, optimised along with w_plus, as each layer has one; of the same start. "mean": that of
-    the layers, so that the pose is a function of w_plus alone.
+    "separate": a code of its own, optimised along with w_plus, as each layer has one; of the same start. It moves the
+    camera and nothing else, more than eq. 1 grants. "mean": that of the layers: the pose is a function of w_plus alone.
     """
     return w_plus.mean(dim=1) if pose_from == "mean" else own.expand(len(w_plus), -1)
 
@@ -162,8 +169,8 @@ def starting_codes(generator: PoseFreeEG3D, n: int, samples: int, rng: torch.Gen
 class PoseFreeObjective:
     """L(G(w), I) of eq. 1: the head of a code from the camera that the code says, against the photo.
 
-    own: the code that says the camera (see `pose_code`), or None. coarse_until: steps that compare at half the
-    resolution (section 3.4).
+    own: the code that says the camera (see `pose_code`), or None. coarse_until: steps whose terms of the photo (L_rec,
+    L_id) compare at half the resolution (section 3.4); rendering, L_mv and L_geo keep theirs.
     """
 
     def __init__(
@@ -274,9 +281,10 @@ def invert_posefree(
     """Find the code of a picture, and with it its camera; both the generator and its pose learner stay as they are.
 
     camera: not looked at; all methods take one. masks, landmarks: only warned by, with the camera that is found.
-    initial: a code to start from, instead of the best of `starts` codes from one side to the other after `start_steps`
-    steps of eq. 2 each: the loss has several minima over the pose. space: one code for all layers, or one each;
-    pose_from: see `pose_code`; in W it is that of the layers. Of `steps` the first `coarse_share` compare at half the
+    initial: a code to start from, and of a pose-free `Inversion` the camera's, too, instead of the best of `starts`
+    codes from one side to the other after `start_steps` steps of eq. 2 each, which end at different poses; their mean
+    codes are those of `statistics_samples`. space: one code for all layers, or one each; pose_from: see `pose_code`; in
+    W it is that of the layers. Of `steps` the first `coarse_share` compare at half the
     resolution. curriculum: see `Weights.at`. shake: random steps of the code, in units of its spread, as in
     `project_batch`; the paper has none. identity: what phi sees. views: neighbours a step, from offsets uniform in
     -+`offsets`, radians of h and v. through_depth, tolerance: see `multi_view_loss`. psi are the unit-length features
@@ -308,16 +316,18 @@ def invert_posefree(
         "checkpoints": checkpoints,
         "progress": progress,
     }
-    codes, history = starting_codes(generator, starts, statistics_samples, rng), {}
+    codes, history, said = starting_codes(generator, starts, statistics_samples, rng), {}, None
     if initial is not None:
         codes = latent_of(initial, generator)
+        said = initial.extras.get("pose_code") if isinstance(initial, Inversion) else None
     elif starts > 1:
         rec = partial(reconstruction_loss, perceptual=perceptual, alpha=alpha, beta=beta)
         codes, history = _best_start(codes, target, rec, start_steps, seed, searched)
     code = codes.mean(dim=1, keepdim=True) if space == "w" else codes.expand(1, generator.n_layers, -1)
     own = None
     if space == "wplus" and pose_from == "separate":
-        own = code.mean(dim=1).detach().clone().requires_grad_()
+        own = code.mean(dim=1) if said is None else code.new_tensor(said)[None]
+        own = own.detach().clone().requires_grad_()
     phi = None
     if identity != "none" and lam_id:
         phi = embedding(identity, perceptual, generator.own_camera(code.mean(dim=1)))
@@ -357,6 +367,8 @@ def invert_posefree(
     warn_of_assumptions(target, own_camera, landmarks=landmarks, masks=masks)
     extras = {"method": "posefree", "steps": steps, "seed": seed, "space": space}
     extras |= {"pose_from": "mean" if own is None else "separate", "pose": pose[0].tolist()}
+    if own is not None:
+        extras["pose_code"] = own.detach()[0].tolist()
     return Inversion(w_plus, generator, own_camera, history | found.histories[0], extras)
 
 
