@@ -57,10 +57,8 @@ class PoseLearning:
     spread_samples: int = 40
     lpips_resolution: int = 128
     lam_adversarial: float = 0.1
-    lam_consistency: float = (
-        0.1  # the generator's pose is taught by the discriminator's: PoF3D has 1, without pictures to match
-    )
-    lam_supervision: float = 2.0  # the discriminator's pose is taught by the generator's: PoF3D, FFHQ
+    lam_consistency: float = 0.1  # the generator's pose is taught by the discriminator's; PoF3D has 1
+    lam_supervision: float = 2.0  # the discriminator's pose is taught by the generator's, as PoF3D on FFHQ
     adversarial_from: int = 400  # the step at which the generator is first asked to please the discriminator
     discriminator_from: int = 200  # the step at which the discriminator begins to learn
     gamma: float = 1.0  # R1, taken at every r1_every-th step and as many times as strong
@@ -71,10 +69,7 @@ class PoseLearning:
     rate_mapping: float = 1e-2  # the same
     rate_convolution: float = 1e-3  # demodulated: only their direction matters
     rate: float = 1e-4  # all else; four times as much let the density run away after 800 steps
-    betas: tuple[float, float] = (
-        0.9,
-        0.999,
-    )  # of the generator: slow, as a start that is good already can be spoilt
+    betas: tuple[float, float] = (0.9, 0.999)  # of the generator: slow, a good start is soon spoilt
     rate_discriminator: float = 1e-3
     seed: int = 0
 
