@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import paths
 from lib.datasets import (
@@ -36,7 +36,7 @@ from lib.generators.discriminators import DiscriminatorConfig, PoseAwareDiscrimi
 from lib.generators.stylegan2 import normalise_2nd_moment
 from lib.losses import discriminator_loss, generator_loss, pose_agreement_loss, r1_loss
 from lib.perceptual import LPIPS
-from lib.prior import light_spread
+from lib.prior import Pair, light_spread
 from lib.training import ALONE, Phase, Processes, Schedule, fit, launch
 
 OPPONENT64 = DiscriminatorConfig.embedded(
@@ -129,14 +129,6 @@ class Batches:
 
 
 # ----------------------------------------------------------------------- losses
-class Players(nn.Module):
-    """Everything that the training changes."""
-
-    def __init__(self, generator: PoseFreeEG3D, discriminator: PoseAwareDiscriminator):
-        super().__init__()
-        self.generator, self.discriminator = generator, discriminator
-
-
 class Seen(NamedTuple):
     """What the discriminator is shown of a step: renderings with the poses that their codes say, and portraits."""
 
@@ -152,21 +144,21 @@ class PoseLearner:
 
     def __init__(
         self,
-        players: Players,
+        pair: Pair,
         batches: Batches,
         perceptual: LPIPS,
         settings: PoseLearning,
         processes: Processes = ALONE,
     ):
-        self.players, self.batches, self.perceptual = players, batches, perceptual
+        self.pair, self.batches, self.perceptual = pair, batches, perceptual
         self.settings, self.processes = settings, processes
         self.seen: Seen | None = None
 
     def phases(self) -> list[Phase]:
         s = self.settings
-        generator = torch.optim.Adam(parameter_groups(self.players.generator, s), betas=s.betas, fused=True)
+        generator = torch.optim.Adam(parameter_groups(self.pair.generator, s), betas=s.betas, fused=True)
         discriminator = torch.optim.Adam(
-            self.players.discriminator.parameters(), s.rate_discriminator, betas=(0.0, 0.99), fused=True
+            self.pair.discriminator.parameters(), s.rate_discriminator, betas=(0.0, 0.99), fused=True
         )
         return [
             Phase(self.generator_losses, generator),
@@ -175,7 +167,7 @@ class PoseLearner:
 
     def generator_losses(self, step: int) -> dict[str, Tensor]:
         """Weighted losses of one batch. Beyond the border of the teacher's picture a rendering is free."""
-        s, batches, generator = self.settings, self.batches, self.players.generator
+        s, batches, generator = self.settings, self.batches, self.pair.generator
         rows = batches.draw(step, self.processes)
         device = generator.plane_axes.device
         jitter = torch.Generator(device).manual_seed(s.seed * 1_000_003 + step + self.processes.rank * 10**12)
@@ -229,7 +221,7 @@ class PoseLearner:
     def judge(self, image: Tensor, image_raw: Tensor):
         """What the discriminator says; in float32, since R1 differentiates it twice."""
         with torch.autocast(image.device.type, enabled=False):
-            return self.players.discriminator(image, image_raw)
+            return self.pair.discriminator(image, image_raw)
 
 
 def parameter_groups(generator: PoseFreeEG3D, s: PoseLearning) -> list[dict]:
@@ -270,7 +262,7 @@ def train(
     space = posed_latent_space(plan, portraits, z_dim=original.z_dim)
     torch.manual_seed(settings.seed)  # of the pose learner and the discriminator
     generator = without_cameras(original, latent_space(plan), space).requires_grad_(True)
-    players = Players(generator, PoseAwareDiscriminator(opponent)).to(processes.device)
+    pair = Pair(generator, PoseAwareDiscriminator(opponent)).to(processes.device)
     batches = Batches(portraits, space, settings)
     perceptual = LPIPS("alex", settings.lpips_resolution).to(processes.device)
     metadata = {
@@ -284,8 +276,8 @@ def train(
         save_generator(average.measure_w(), file, metadata=metadata | {"steps": str(step)})
 
     return fit(
-        players,
-        PoseLearner(players, batches, perceptual, settings, processes).phases(),
+        pair,
+        PoseLearner(pair, batches, perceptual, settings, processes).phases(),
         Schedule(steps),
         folder,
         averaged=generator,

@@ -12,7 +12,8 @@ from lib.datasets import LatentSpace, Plan, UnposedPortraits
 from lib.generators import load_generator, read_metadata
 from lib.generators.discriminators import DiscriminatorConfig, PoseAwareDiscriminator
 from lib.generators.stylegan2 import normalise_2nd_moment
-from lib.pose_learning import Batches, Players, PoseLearner, PoseLearning, parameter_groups, without_cameras
+from lib.pose_learning import Batches, PoseLearner, PoseLearning, parameter_groups, without_cameras
+from lib.prior import Pair
 from lib.training import Processes
 from tests.tiny_generator import TINY, RandomFeatures, tiny_posefree
 from tests.tiny_portraits import portrait_generator
@@ -68,8 +69,8 @@ def plain_space(monkeypatch) -> LatentSpace:
 
 @pytest.fixture
 def learner(portraits, plain_space) -> PoseLearner:
-    players = Players(tiny_posefree().requires_grad_(True), PoseAwareDiscriminator(OPPONENT))
-    return PoseLearner(players, Batches(portraits, plain_space, SMALL), RandomFeatures(), SMALL)
+    pair = Pair(tiny_posefree().requires_grad_(True), PoseAwareDiscriminator(OPPONENT))
+    return PoseLearner(pair, Batches(portraits, plain_space, SMALL), RandomFeatures(), SMALL)
 
 
 # ----------------------------------------------------------------------- the start
@@ -141,11 +142,11 @@ def gradients(module: torch.nn.Module) -> set[str]:
 def test_the_camera_is_learnt_from_the_picture(learner):
     losses = learner.generator_losses(0)
     losses["image"].backward()
-    moved = gradients(learner.players.generator)
+    moved = gradients(learner.pair.generator)
     assert {"backbone.mapping.affine_layer1.weight", "backbone.mapping.affine_layer2.weight"} <= moved
     assert "backbone.mapping.fc0.weight" in moved
     assert any(name.startswith("decoder") for name in moved)
-    assert not gradients(learner.players.discriminator)
+    assert not gradients(learner.pair.discriminator)
 
 
 def test_consistency_teaches_the_pose_learner_alone(learner):
@@ -154,31 +155,31 @@ def test_consistency_teaches_the_pose_learner_alone(learner):
     layers = (
         f"backbone.mapping.affine_layer{index}.{part}" for index in (1, 2) for part in ("weight", "bias")
     )
-    assert gradients(learner.players.generator) == set(layers)
-    assert not gradients(learner.players.discriminator)
+    assert gradients(learner.pair.generator) == set(layers)
+    assert not gradients(learner.pair.discriminator)
 
 
 def test_supervision_teaches_the_pose_branch_and_the_generator_nothing(learner):
     learner.generator_losses(0)
     losses = learner.discriminator_losses(0)
     losses["supervision"].backward()
-    moved = gradients(learner.players.discriminator)
+    moved = gradients(learner.pair.discriminator)
     assert {"b4.cam_out1.weight", "b4.cam_out2.weight", "b4.conv.weight"} <= moved
     assert not {"b4.fc.weight", "b4.out.weight"} & moved
-    assert not gradients(learner.players.generator)
+    assert not gradients(learner.pair.generator)
 
 
 def test_a_perfect_generator_has_no_error_of_the_picture(learner):
     """The portraits are its own pictures: what is left is their rounding, and the samples along rays that jitter."""
     exact = learner.generator_losses(0)
     with torch.no_grad():
-        learner.players.generator.backbone.mapping.affine_layer2.bias += 100 * torch.tensor([0.5, 0.0])
+        learner.pair.generator.backbone.mapping.affine_layer2.bias += 100 * torch.tensor([0.5, 0.0])
     turned = learner.generator_losses(0)
     assert exact["image"] < 0.5 * turned["image"]
 
 
 def test_every_parameter_has_one_rate(learner):
-    generator = learner.players.generator
+    generator = learner.pair.generator
     groups = parameter_groups(generator, SMALL)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in generator.parameters())
