@@ -59,7 +59,16 @@ METHODS = {
     "posefree-no_multiview": ("Pose-free without other views", "#7d6b91"),
     "posefree-no_geometry": ("Pose-free without depth term", "#c48fb8"),
     "posefree": ("Pose-free", "#b279a2"),
+    "goae-wplus_no_discriminator_no_background": ("GOAE's code, neither", "#e6d5c9"),
+    "goae-wplus_no_discriminator": ("GOAE's code without discriminator", "#c9ab97"),
+    "goae-wplus_no_background": ("GOAE's code without background", "#d6a77a"),
+    "goae-wplus": ("GOAE's code", "#c49a6c"),
+    "goae-convolution": ("GOAE, convolutions alone", "#7a6a5f"),
+    "goae-no_mix": ("GOAE without mix", "#b58a9d"),
+    "goae-released_mix": ("GOAE, released mix", "#8f6f83"),
     "goae": ("GOAE", "#9d755d"),
+    "wplus-from_goae": ("W+ from GOAE's code", "#69c7c2"),
+    "pti-from_goae": ("PTI from GOAE's code", "#f9b46c"),
     "e3dge": ("E3DGE", "#6f4fa3"),
 }
 """Name: (label, colour) of every method of the study, in the order of rows in all figures."""

@@ -76,6 +76,9 @@ def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camer
         "camera": tensor_digest(camera.label()),
         "seed": seed,
     }
+    networks = method.networks()
+    if networks:
+        parts["networks"] = networks
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib.cameras import Camera, turned
+from lib.encoders import ENCODERS, invert_encoder, networks_digest
 from lib.generators import EG3D, load_generator
 from lib.inversion import (
     Inversion,
@@ -62,6 +63,10 @@ class Method:
             {"name": self.name, "function": function, "settings": dict(self.settings)} | start | own | wrong
         )
 
+    def networks(self) -> dict[str, str]:
+        """SHA-256 of the encoder networks that it loads: they are computed with, and no argument."""
+        return networks_digest(self.settings["encoder"]) if self.invert is invert_encoder else {}
+
     def inverted_with(self, generator: EG3D, base: str | None) -> tuple[EG3D, str | None]:
         """The generator that this method inverts with, and its name, in an evaluation of `generator`."""
         if self.generator is None:
@@ -105,6 +110,11 @@ def perturbed(
     ]
 
 
+HYBRIDS = (("wplus", invert_wplus), ("pti", invert_pti), ("spi", invert_spi), ("hfgi3d", invert_hfgi3d))
+"""Methods that search for a code, which an encoder can give them instead."""
+
+GOAE_CODE = Method("goae-wplus", invert_encoder, {"encoder": "goae-wplus"})
+
 METHODS = {
     method.name: method
     for method in (
@@ -143,6 +153,8 @@ METHODS = {
         *perturbed("spi-latent", invert_spi, {"steps": 0}, joint="_"),
         *perturbed("spi", invert_spi),
         *perturbed("pose_opt", invert_pose_opt),
+        *(Method(name, invert_encoder, {"encoder": name}) for name in ENCODERS),
+        *(Method(f"{name}-from_goae", invert, start=GOAE_CODE) for name, invert in HYBRIDS),
     )
 }
 """The methods of the study. Ablations are named `<method>-<what differs>`."""

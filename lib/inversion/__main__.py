@@ -35,6 +35,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from lib.encoders import invert_encoder, networks_digest
 from lib.faces import (
     FaceWarning,
     Portrait,
@@ -81,6 +83,11 @@ METHODS = {
     "hfgi3d": invert_hfgi3d,
     "posefree": invert_posefree,
 }
+ENCODERS = ("psp", "e4e", "triplanenet", "goae-wplus", "goae")
+"""Methods that only encode: nothing is iterated, so that there are no steps to choose and nothing to go on from."""
+
+METHODS |= {name: partial(invert_encoder, encoder=name) for name in ENCODERS}
+
 WEIGHTS = {"posefree": "portraits64-posefree"}
 """Method: the generator that it needs; all others take `portraits64`."""
 
@@ -115,11 +122,25 @@ class Options:
     """Photos with a face, or ready crops together with --label."""
     out: Path = Path("out")
     """Folder that gets a folder for each photo."""
-    method: Literal["w", "wplus", "pti", "pose_opt", "spi", "hfgi3d", "posefree"] = "pti"
+    method: Literal[
+        "w",
+        "wplus",
+        "pti",
+        "pose_opt",
+        "spi",
+        "hfgi3d",
+        "posefree",
+        "psp",
+        "e4e",
+        "triplanenet",
+        "goae-wplus",
+        "goae",
+    ] = "pti"
     """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least. pose_opt: as pti,
     and finds the camera, too. spi: as pti, and with the mirrored photo as a second view. hfgi3d: as pti, and
     what the photo shows is carried to other views, what it hides made up there; slowest. posefree: no camera is asked
-    for; the generator says it."""
+    for; the generator says it. psp, e4e, triplanenet, goae-wplus, goae: encoders, in a fraction of a second; of these
+    goae is closest, and goae-wplus its code alone."""
     weights: str | None = None
     """Generator: one that ships with the study, or a file (default: portraits64, or portraits64-posefree)."""
     device: str = "cpu"
@@ -185,6 +206,8 @@ def _problem(options: Options) -> str | None:
         return f"several photos are called {', '.join(twice)}, and each gets a folder of its name"
     if options.pivot_steps is not None and options.method not in SEARCH_STEPS:
         return f"--pivot-steps belongs to {', '.join(SEARCH_STEPS)}, not to {options.method}"
+    if options.steps is not None and options.method in ENCODERS:
+        return f"--steps belongs to methods that iterate; {options.method} is an encoder"
     for name, count in (("--steps", options.steps), ("--pivot-steps", options.pivot_steps)):
         if count is not None and count < 1:
             return f"{name} must be 1 or more; got {count}"
@@ -241,7 +264,7 @@ def invert_photo(
     portrait = portrait_of(photo, options, generator)
     with going_on(folder, settings) as checkpoints:
         inversion = inverted(photo, portrait, options, generator, checkpoints)
-        report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.extras}
+        report = settings | {"errors": errors_of(inversion, portrait.image), "extras": inversion.facts()}
         report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
         with replacing_folder(folder) as unfinished:
             write_pictures(inversion, portrait.image, unfinished)
@@ -255,6 +278,7 @@ def inverted(
     photo: Path, portrait: Portrait, options: Options, generator: EG3D, checkpoints: Checkpoints
 ) -> Inversion:
     """What the method makes of a portrait; where the photo is not what it was made for is printed."""
+    iterating = {} if options.method in ENCODERS else {"checkpoints": checkpoints} | step_counts(options)
     with notes(photo, AssumptionWarning):
         return METHODS[options.method](
             generator,
@@ -263,8 +287,7 @@ def inverted(
             masks=portrait.masks,
             landmarks=portrait.landmarks,
             seed=options.seed,
-            checkpoints=checkpoints,
-            **step_counts(options),
+            **iterating,
         )
 
 
@@ -366,6 +389,7 @@ def settings_of(photo: Path, options: Options, generator: EG3D) -> dict[str, Any
         "photo": photo.name,
         "photo_sha256": hashlib.sha256(photo.read_bytes()).hexdigest(),
         "generator_sha256": fingerprint(generator.state_dict(), generator.config),
+        "networks": networks_digest(options.method) if options.method in ENCODERS else {},
         "label_sha256": hashlib.sha256(options.label.read_bytes()).hexdigest() if options.label else None,
         **{
             name: getattr(options, name)

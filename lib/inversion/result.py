@@ -18,8 +18,8 @@ from lib.generators.storage import fingerprint, network_class, parsed
 from lib.paths import replacing
 
 FORMAT = "eg3d-study/inversion/1"
-_WEIGHT = "generator."
-"""Prefix of the generator's entries in a file."""
+_WEIGHT, _EXTRA = "generator.", "extras."
+"""Prefixes of the generator's entries in a file, and of tensors among the extras."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Inversion:
 
     w_plus: [1, n_layers, w_dim]. generator: the one that was passed in, or a tuned copy of it. camera: that
     of the input view. history: one list of numbers for each quantity, an entry a step. extras: plain values
-    that JSON can hold, such as method, seed and step counts.
+    that JSON can hold, such as method, seed and step counts, and tensors; `extras["planes"]` [1, 3, C, H, W] stand in
+    for those that the backbone makes of the code.
     """
 
     w_plus: Tensor
@@ -45,11 +46,24 @@ class Inversion:
             )
         if len(self.camera) != 1:
             raise ValueError(f"an Inversion has the one camera of its input; got {len(self.camera)}")
+        if "planes" in self.extras:
+            config = self.generator.config
+            side = config.plane_resolution
+            expected, found = (1, 3, config.plane_channels, side, side), self.extras["planes"]
+            if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+                raise ValueError(
+                    f"planes of this generator's heads are a tensor {expected}; got "
+                    f"{tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__} in extras"
+                )
+
+    def facts(self) -> dict[str, Any]:
+        """The extras that JSON can hold."""
+        return {name: value for name, value in self.extras.items() if not isinstance(value, Tensor)}
 
     @torch.no_grad()
     def planes(self) -> Tensor:
-        """Tri-planes [1, 3, C, H, W]: all that the backbone makes of the code."""
-        return self.generator.planes(self.w_plus)
+        """Tri-planes [1, 3, C, H, W]: its own, or all that the backbone makes of the code."""
+        return self.extras["planes"] if "planes" in self.extras else self.generator.planes(self.w_plus)
 
     def still(self) -> "StillHead":
         """This head as it is now, its planes made once: for many views and points."""
@@ -78,7 +92,7 @@ class Inversion:
             "format": FORMAT,
             "config": json.dumps(self.generator.config.to_dict()),
             "history": json.dumps(self.history),
-            "extras": json.dumps(self.extras),
+            "extras": json.dumps(self.facts()),
         }
         if base is not None:
             original = load_generator(base).state_dict()
@@ -88,6 +102,7 @@ class Inversion:
                 key: value for key, value in weights.items() if not torch.equal(value.cpu(), original[key])
             }
         tensors = {_WEIGHT + key: value.to("cpu", dtype) for key, value in weights.items()}
+        tensors |= {_EXTRA + name: v.cpu() for name, v in self.extras.items() if isinstance(v, Tensor)}
         tensors |= {"w_plus": self.w_plus.cpu(), "label": self.camera.label().cpu()}
         tensors |= {"w_mean": self.generator.w_mean.cpu(), "w_std": self.generator.w_std.cpu()}
         return _write_tensors(Path(path), tensors, texts)
@@ -118,7 +133,12 @@ class Inversion:
             generator=generator.eval().requires_grad_(False).to(device),
             camera=Camera.from_label(tensors["label"]).to(device),
             history=json.loads(texts["history"]),
-            extras=json.loads(texts["extras"]),
+            extras=json.loads(texts["extras"])
+            | {
+                key.removeprefix(_EXTRA): value.to(device)
+                for key, value in tensors.items()
+                if key.startswith(_EXTRA)
+            },
         )
 
 
