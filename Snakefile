@@ -6,6 +6,7 @@ assets -> inversions -> measurements -> table -> figures -> ledger
     snakemake --cores 2 --config scale=full    the committed figures and tables; hours on a CPU
     snakemake --cores 2 ledger                 only the claims and what they need
     snakemake --cores 2 prior                  portraits -> prior: sampled from the teacher, then trained on
+    snakemake --cores 2 encoders               portraits -> encoders: those that ship and their ablations, in the cache
     snakemake -n                               what would be done, and why
 
 The embedded generator is the one that is shipped, and no step replaces it. `prior` goes on from it and leaves its
@@ -26,6 +27,7 @@ import sys
 
 import yaml
 
+from lib.encoder_training import RECIPES
 from lib.paths import ROOT
 from lib.runs import SCALES
 from lib.runs.execution import read_runs
@@ -45,6 +47,8 @@ TABLE = f"{RESULTS}/evaluation-{SCALE}.parquet"
 LEDGER = "comparison_claims"
 ASSETS = f"{OUT}/graph/assets"
 WEIGHTS = ["lib/weights/portraits64.safetensors", "lib/weights/portraits64-posefree.safetensors"]
+NETWORKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "lib/weights/encoders").glob("*.safetensors"))
+"""Of encoders, those that ship."""
 RECORDS = {
     "prior_dataset": [f"{RESULTS}/portraits-full.json"],
     "prior_training": [f"{RESULTS}/training_portraits64-full.json", "lib/weights/portraits64.json"],
@@ -124,12 +128,30 @@ rule prior:
         "{PYTHON} -m lib.prior --from portraits64"
 
 
+rule encoder:
+    input:
+        rules.portraits.output,
+        # What a refinement refines comes first.
+        lambda wildcards: [f"{OUT}/graph/encoders/{name}" for name in [RECIPES[wildcards.name].encoder] if name],
+    output:
+        touch(f"{OUT}/graph/encoders/{{name}}"),
+    params:
+        code=code("lib/encoder_training.py"),
+    shell:
+        "{PYTHON} -m lib.encoder_training {wildcards.name}"
+
+
+rule encoders:
+    input:
+        expand(f"{OUT}/graph/encoders/{{name}}", name=RECIPES),
+
+
 if PLAN:
 
     rule inversions:
         input:
             ASSETS,
-            WEIGHTS,
+            WEIGHTS + NETWORKS,
         output:
             f"{OUT}/evaluation/{SCALE}/inversions/{{kind}}-{{method}}.parquet",
         params:
@@ -167,7 +189,7 @@ if PLAN:
 rule notebook:
     input:
         ASSETS,
-        WEIGHTS,
+        WEIGHTS + NETWORKS,
         lambda wildcards: RUNS[wildcards.run].notebook.relative_to(ROOT).as_posix(),
         lambda wildcards: recorded_inputs(wildcards.run),
     output:

@@ -58,12 +58,13 @@ def told_parser(monkeypatch):
 
 
 def told_yaws(monkeypatch, *yaws):
-    """Detection that finds these yaws, one after the other."""
+    """Detection that finds these yaws, one after the other; NaN: no face."""
     left = list(yaws)
 
     def found(images, detector):
         turns = torch.tensor([left.pop(0) for _ in images])
-        return metrics.camera_rotations(orbit(turns, torch.zeros(len(images))))
+        rotations = metrics.camera_rotations(orbit(turns.nan_to_num(), torch.zeros(len(images))))
+        return rotations.where(turns.isfinite()[:, None, None], torch.nan)
 
     monkeypatch.setattr(metrics, "detected_rotations", found)
 

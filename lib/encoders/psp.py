@@ -192,8 +192,10 @@ class PSPEncoder(IRSE):
 
 
 def summed(codes: list[Styles], n_layers: int) -> LayerStyles:
-    """e4e's code: w_0 for every layer, plus the offsets of the layers 1 to len(codes) - 1 (Tov et al., 2021,
-    sec. 4.1)."""
+    """e4e's code: w_0 for every layer, plus offsets of layers 1 to len(codes) - 1 (Tov et al., "progressive training").
+
+    codes: w_0, Delta_1, Delta_2, ...
+    """
     base = codes[0][:, None].expand(-1, n_layers, -1)
     offsets = torch.stack([torch.zeros_like(codes[0]), *codes[1:]], dim=1)
     return base + F.pad(offsets, (0, 0, 0, n_layers - len(codes)))
@@ -201,7 +203,7 @@ def summed(codes: list[Styles], n_layers: int) -> LayerStyles:
 
 @checked
 def offset_loss(w_plus: LayerStyles) -> PerImage:
-    """e4e's delta regularisation [B]: the sum over layers i >= 1 of ||w_i - w_0||_2 (Tov et al., 2021, sec. 4.2).
+    """e4e's delta regularisation [B]: the sum over layers i >= 1 of ||Delta_i||_2, Delta_i = w_i - w_0 (Tov et al., 2021).
 
     Layers that have no offset yet add nothing, and no gradient.
     """

@@ -62,8 +62,8 @@ class TriPlaneNetConfig:
                 f"the body takes {self.in_channels} channels, 9 with the mirrored photo's residual, else 6; "
                 f"got {self.body.in_channels}"
             )
-        if self.resolution < 32 or self.resolution & (self.resolution - 1):
-            raise ValueError(f"the resolution must be a power of two from 32 on; got {self.resolution}")
+        if self.resolution < 16 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"the resolution must be a power of two from 16 on; got {self.resolution}")
         if self.upsampling not in ("nearest", "shuffle"):
             raise ValueError(f"upsampling is nearest or shuffle; got {self.upsampling!r}")
         if self.upsampling == "shuffle" and any(width % 4 for width in self.decoder):
