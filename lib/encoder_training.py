@@ -18,7 +18,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -225,6 +225,7 @@ class PictureLearning:
     lam_background: float = 0.0  # lambda_5
     background_every: int = 16
     lam_offsets: float = 0.0  # lambda_6
+    offsets: Literal["stacked", "summed"] = "stacked"  # one norm, or e4e's sum of norms, a layer each
     lam_change: float = 0.0  # lambda_7, of refined features
     lam_code: float = 0.1  # of samples, whose code is known
     lam_depth: float = 1.0  # of samples, whose depth is known: L1, world units
@@ -296,7 +297,8 @@ class PictureLearner:
         if s.lam_background and step % s.background_every == 0:
             losses["background"] = self.background_loss(planes, w_plus)
         if s.lam_offsets:
-            losses["offsets"] = s.lam_offsets * offset_loss(w_plus).mean()
+            known = summed_offset_loss if s.offsets == "summed" else offset_loss
+            losses["offsets"] = s.lam_offsets * known(w_plus).mean()
         if s.lam_code:
             known = code_loss(generator, w_plus, canonical_w(generator, batch.z))
             losses["code"] = s.lam_code * known.where(batch.sampled & ~batch.mirrored, 0).mean()
@@ -386,7 +388,7 @@ RECIPES = {
     f"{GENERATOR}-e4e": Recipe(
         "psp",
         PSPConfig.embedded(progressive=True),
-        PictureLearning(lam_adversarial=0.1, lam_offsets=2e-4),
+        PictureLearning(lam_adversarial=0.1, lam_offsets=2e-4, offsets="summed"),
         "e4e",
     ),
     f"{GENERATOR}-goae": Recipe("goae", GOAEConfig.embedded(), GOAE_WEIGHTS, "goae"),

@@ -169,9 +169,10 @@ def _defined(statement: ast.stmt) -> Iterator[str]:
     """Names that a statement at the top of a file defines."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         yield statement.name
-    for node in ast.walk(statement) if isinstance(statement, ast.Assign | ast.AnnAssign) else ():
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+    targets = statement.targets if isinstance(statement, ast.Assign) else ()
+    for target in [statement.target] if isinstance(statement, ast.AnnAssign) else targets:
+        # Of the targets alone: the variables of a comprehension on the other side are nobody else's.
+        yield from (node.id for node in ast.walk(target) if isinstance(node, ast.Name))
 
 
 def _source(file: Path) -> str:

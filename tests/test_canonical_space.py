@@ -223,7 +223,7 @@ def sampled_scene(generator, seed=7):
 
 
 def test_rows_are_those_that_the_claim_asks_for(generator, coarse_shapes):
-    scenes = [sampled_scene(generator, seed) for seed in (7, 8)]
+    scenes = [sampled_scene(generator, seed) for seed in (7, 9)]
     table = prior_rows(generator, scenes)
     assert list(table.columns) == list(COLUMNS)
     claim = claims.read_ledger()["goae-15"]

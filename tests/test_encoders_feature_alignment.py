@@ -216,7 +216,9 @@ def test_upright_turns_the_plain_cnns_map_over():
     turned = awake(embedded(alignment="convolution", upright=True))
     for net in (plain, turned):
         for block in (net.cross_att_gamma, net.cross_att_beta):
-            block[1].weight.data += block[1].weight.data.flip(2)  # so that the last layers know no up and down
+            block[1].weight.data += block[1].weight.data.flip(
+                2
+            )  # so that the last layers know no up and down
     residual, features = inputs(plain.config)
     for first, second in zip(plain(residual, features), turned(residual, features), strict=True):
         assert torch.allclose(first.flip(2), second, atol=1e-5)

@@ -24,7 +24,9 @@ def parameters(config):
 
 
 def test_sizes():
-    assert parameters(LatentDiscriminatorConfig.official()) == 3 * (512 * 512 + 512) + 512 + 1  # e4e's, 0.79 M
+    assert (
+        parameters(LatentDiscriminatorConfig.official()) == 3 * (512 * 512 + 512) + 512 + 1
+    )  # e4e's, 0.79 M
     assert parameters(LatentDiscriminatorConfig.embedded()) < 0.1e6
 
 

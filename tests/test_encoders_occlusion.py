@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from jaxtyping import TypeCheckError
 
 from lib.cameras import Camera, orbit, pixel_centres
 from lib.encoders.occlusion import mixed_planes, plane_masks, released_mask, visible_from, visible_points
@@ -59,11 +60,17 @@ def test_denser_rays_put_nothing_between_two_surfaces():
     camera = orbit(0.0, 0.0)
     depth = torch.full((1, 1, 8, 8), 2.4)
     depth[..., 3:] = 3.0
-    distance = (visible_points(depth, camera, rays=40) - camera.position[:, None]).norm(dim=-1)
-    near, far = (distance - 2.4).abs() < 1e-5, (distance - 3.0).abs() < 1e-5
-    between = ~(near | far)
-    assert (distance[between] - 2.4).abs().minimum((distance[between] - 3.0).abs()).max() <= 0.05 + 1e-5
-    assert near.reshape(40, 40)[:, :14].all() and far.reshape(40, 40)[:, 16:].all()
+    near, far = ((reached(depth, camera, tolerance=0.05) - along).abs() < 1e-5 for along in (2.4, 3.0))
+    assert (near | far).all()
+    assert near[:, :15].all() and far[:, 15:].all()  # the border of the third pixel
+    smooth = reached(depth, camera, tolerance=1.0)
+    assert ((smooth > 2.5) & (smooth < 2.9)).any()
+
+
+def reached(depth, camera, tolerance):
+    """How far 40 x 40 rays go."""
+    points = visible_points(depth, camera, 40, tolerance)
+    return (points - camera.position[:, None]).norm(dim=-1).reshape(40, 40)
 
 
 # ---- eq. 12: binary masks -----------------------------------------------------------------------------------
@@ -158,7 +165,7 @@ def test_what_the_photo_sees_is_refined_in_full(axes):
 # ---- a head whose visibility is known -----------------------------------------------------------------------
 
 PHOTO = orbit(0.9, 0.0)
-HEAD = AnalyticGenerator()
+HEAD = AnalyticGenerator(sharpness=20_000.0)  # its light ends 0.01 below the surface
 AXES = plane_axes("released")
 
 
@@ -207,11 +214,8 @@ def test_seen_points_of_the_head_are_refined():
     assert len(seen) > 100
     refined, plain = random_planes(), random_planes(seed=1)
     mixed = mixed_planes(refined, plain, head_masks())
-    # The rendered surface is soft, so it ends up to a texel before the true one.
-    kept = (seen_at(mixed, seen[0]) == seen_at(refined, seen[0])).all()
     same = sample_planes(mixed, seen[None], AXES, 1.0) == sample_planes(refined, seen[None], AXES, 1.0)
-    print(kept, same.all(dim=-1).float().mean())
-    assert same.all(dim=-1).float().mean() > 0.9
+    assert same.all(dim=-1).float().mean() > 0.95
 
 
 def test_a_mark_that_the_photo_shows_survives_and_a_hidden_one_does_not():
@@ -226,9 +230,7 @@ def test_a_mark_that_the_photo_shows_survives_and_a_hidden_one_does_not():
         mixed = mixed_planes(refined, plain, head_masks())
         assert torch.equal(seen_at(mixed, seen), seen_at(refined, seen))
         assert (seen_at(mixed, seen) - seen_at(plain, seen)).min() > 3  # a third of the mark
-        assert torch.equal(
-            mixed_planes(marked(plain, plane, hidden), plain, head_masks()), plain
-        )
+        assert torch.equal(mixed_planes(marked(plain, plane, hidden), plain, head_masks()), plain)
 
 
 def test_a_hidden_point_may_share_a_texel_with_a_seen_one():
@@ -245,10 +247,9 @@ def test_the_occlusion_map_is_the_truth_of_the_head():
     """Fig. 9: of another view's pixels, those whose surface the photo sees."""
     yaw = -0.2
     other, depth = orbit(yaw, 0.0), shown(yaw)
-    found = visible_from(PHOTO, shown(0.9), other, depth).flatten()
+    found = visible_from(PHOTO, shown(0.9), other, depth, tolerance=0.02).flatten()
     on_head = depth.isfinite().flatten()
     truth = truly_seen(visible_points(depth, other)[0], PHOTO)
-    print((found == truth)[on_head].float().mean(), truth[on_head].float().mean())
     assert (found == truth)[on_head].float().mean() > 0.95
     assert 0.2 < truth[on_head].float().mean() < 0.8
     assert not found[~on_head].any()
@@ -284,11 +285,11 @@ def test_masks_carry_no_gradient():
     assert not released_mask(visible_points(depth, orbit(0.0, 0.0)), 16).requires_grad
 
 
-def test_planes_and_masks_of_other_sizes_are_refused():
-    with pytest.raises(ValueError, match="of one shape"):
-        mixed_planes(random_planes(), random_planes(), torch.ones(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="of one shape"):
-        mixed_planes(random_planes(2), random_planes(), torch.ones(2, 3, SIZE, SIZE))
+@pytest.mark.parametrize("wrong", [(2, 1, 2, SIZE), (1, 1, 1, 16), (2, 2, 1, SIZE)])
+def test_planes_and_masks_of_other_sizes_are_refused(wrong):
+    refined, plain, masks, size = wrong
+    with pytest.raises(TypeCheckError):
+        mixed_planes(random_planes(refined), random_planes(plain), torch.ones(masks, 3, size, size))
 
 
 # ---- the released mask --------------------------------------------------------------------------------------
@@ -304,16 +305,16 @@ def slow_blur(maps, sigma):
     around = range(-4, 5)
     weights = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2)) for i in around for j in around}
     total = sum(weights.values())
-    result = torch.zeros_like(maps)
+    maps = maps.tolist()
+    result = [[0.0] * size for _ in range(size)]
     for row in range(size):
         for column in range(size):
             for (i, j), weight in weights.items():
-                result[row, column] += weight / total * maps[mirrored(row + i), mirrored(column + j)]
-    return result
+                result[row][column] += weight / total * maps[mirrored(row + i)][mirrored(column + j)]
+    return torch.tensor(result)
 
 
-@pytest.mark.parametrize("sigma", [1.5, 1.0])
-@pytest.mark.parametrize("box_warp", [1.0, 1.6])
+@pytest.mark.parametrize(("sigma", "box_warp"), [(1.5, 1.0), (1.0, 1.6)])
 def test_the_released_mask_written_out(sigma, box_warp):
     points = some_points(130, reach=0.6)
     marks = torch.zeros(16, 16)
@@ -337,4 +338,6 @@ def test_the_released_mask_leaves_hidden_depths_to_the_other_planes():
     points = some_points(400)
     moved = points + torch.tensor([0.0, 0.0, 0.3])
     assert torch.equal(released_mask(points, SIZE), released_mask(moved, SIZE))
-    assert project_to_planes(points, AXES)[:, 0].equal(points[..., :2])  # plane (x, y), by the generator's axes
+    assert project_to_planes(points, AXES)[:, 0].equal(
+        points[..., :2]
+    )  # plane (x, y), by the generator's axes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,17 +132,10 @@ def generator_digest(generator: EG3D) -> str:
     return fingerprint({key: value.half() for key, value in generator.state_dict().items()}, generator.config)
 
 
-def networks_digest(name: str) -> dict[str, str]:
-    """SHA-256 of the files of a method's networks; "absent" for one that is not here, as ablations are not shipped."""
+def networks_of(name: str) -> tuple[str, ...]:
+    """Names of the networks that a method is made of."""
     layout = ENCODERS[name]
-    return {part: _digest(part) for part in (layout.encoder, layout.refinement) if part}
-
-
-def _digest(name: str) -> str:
-    try:
-        return hashlib.sha256(network_path(name).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return "absent"
+    return tuple(part for part in (layout.encoder, layout.refinement) if part)
 
 
 def invert_encoder(

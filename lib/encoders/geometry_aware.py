@@ -37,13 +37,19 @@ class GOAEConfig(SwinConfig):
     attention_heads: int = 4
     attention_hidden: int = 1024
     dropout: float = 0.1
-    lift_hidden: tuple[int, int] | None = None  # of the layers from coarse to mid and mid to fine tokens; None: twice
-    offset_gain: float = 1.0  # on the last linear layers' weights at start: below 1, training starts near the mean code
+    lift_hidden: tuple[int, int] | None = (
+        None  # of the layers from coarse to mid and mid to fine tokens; None: twice
+    )
+    offset_gain: float = (
+        1.0  # on the last linear layers' weights at start: below 1, training starts near the mean code
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.dims) != 4:
-            raise ValueError(f"the encoder takes features of four stages; got {len(self.dims)} dims: {self.dims}")
+            raise ValueError(
+                f"the encoder takes features of four stages; got {len(self.dims)} dims: {self.dims}"
+            )
         if len(self.levels) != len(LEVELS) or 1 + sum(self.levels) != self.n_layers:
             raise ValueError(
                 f"the first layer and those of coarse, mid and fine must make n_layers={self.n_layers}; got levels "

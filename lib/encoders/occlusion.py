@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lib.cameras import Camera
@@ -20,7 +20,7 @@ from lib.warping import TOLERANCE, pixels_in_view, visible
 
 BinaryMasks = Bool[Tensor, "batch 3 size size"]
 SoftMasks = Float[Tensor, "batch 3 size size"]
-PlaneMasks = BinaryMasks | SoftMasks
+PlaneMasks = Shaped[Tensor, "plane_batch 3 plane_height plane_width"]
 
 Footprint = Literal["lookup", "nearest"]
 
@@ -130,11 +130,6 @@ def _blurred(maps: Tensor, sigma: float) -> Tensor:
 
 @checked
 def mixed_planes(refined: Planes, plain: Planes, mask: PlaneMasks) -> Planes:
-    """P_mix = P_F* . T + P_w+ . (1 - T) (GOAE eq. 12; eq. 9), all [B, 3, C, S, S], the mask [B, 3, S, S]."""
-    if refined.shape != plain.shape or mask.shape[-1] != refined.shape[-1]:
-        raise ValueError(
-            "expected refined and plain planes [B, 3, C, S, S] of one shape and a mask [B, 3, S, S]; got "
-            f"{tuple(refined.shape)}, {tuple(plain.shape)} and {tuple(mask.shape)}"
-        )
+    """P_mix = P_F* . T + P_w+ . (1 - T) (GOAE eq. 12; eq. 9): planes [B, 3, C, S, S], T [B, 3, S, S], binary or soft."""
     mask = mask[:, :, None].to(refined.dtype)
     return refined * mask + plain * (1 - mask)

@@ -203,8 +203,8 @@ def summed(codes: list[Styles], n_layers: int) -> LayerStyles:
 
 @checked
 def offset_loss(w_plus: LayerStyles) -> PerImage:
-    """e4e's delta regularisation [B]: the sum over layers i >= 1 of ||Delta_i||_2, Delta_i = w_i - w_0 (Tov et al., 2021).
+    """e4e's delta regularisation [B]: the sum over layers i >= 1 of ||Delta_i||_2 (Tov et al., 2021).
 
-    Layers that have no offset yet add nothing, and no gradient.
+    Delta_i = w_i - w_0. Layers that have no offset yet add nothing, and no gradient.
     """
     return (w_plus[:, 1:] - w_plus[:, :1]).norm(dim=2).sum(dim=1)

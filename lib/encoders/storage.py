@@ -7,6 +7,7 @@ refinements can share one.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -66,6 +67,14 @@ def network_path(name: str) -> Path:
         f"no encoder network is called {name!r}: neither {shipped.relative_to(paths.ROOT)} nor a trained one; "
         f"`python -m lib.encoder_training {name}` trains it, if the study knows a recipe of that name"
     )
+
+
+def network_digest(name: str) -> str:
+    """SHA-256 of the file of a network; "absent" where it is not here, as ablations do not ship."""
+    try:
+        return hashlib.sha256(network_path(name).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "absent"
 
 
 def save_network(

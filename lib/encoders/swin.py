@@ -45,12 +45,21 @@ class SwinConfig:
     depths: tuple[int, ...] = (2, 2, 18, 2)  # blocks
     heads: tuple[int, ...] = (4, 8, 16, 32)
     window: int = 16  # tokens along a side of a window; a smaller stage is one window
-    pretrained_windows: tuple[int, ...] = (12, 12, 12, 6)  # what relative coordinates are measured in; 0: the window
+    pretrained_windows: tuple[int, ...] = (
+        12,
+        12,
+        12,
+        6,
+    )  # what relative coordinates are measured in; 0: the window
     mlp_ratio: float = 4.0
     bias_hidden: int = 512  # channels of the network that makes relative position biases
     drop_path: float = 0.2  # how often the last block is left out in training; the first never is
-    norm_start: float = 0.0  # weight of the norms that end a block's branches: at 0 every block starts as the identity
-    weight_std: float | None = 0.02  # of linear layers at start; None: 1 / sqrt(inputs), to train from scratch
+    norm_start: float = (
+        0.0  # weight of the norms that end a block's branches: at 0 every block starts as the identity
+    )
+    weight_std: float | None = (
+        0.02  # of linear layers at start; None: 1 / sqrt(inputs), to train from scratch
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # JSON knows lists alone
@@ -169,7 +178,9 @@ class WindowAttention(nn.Module):
     def forward(self, x: Windows, mask: Tensor | None = None) -> Windows:
         """x: [B * windows, N, C]; mask [windows, N, N] is added to the logits of each picture's windows."""
         biases = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        q, k, v = F.linear(x, self.qkv.weight, biases).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            F.linear(x, self.qkv.weight, biases).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         scale = self.logit_scale.clamp(max=math.log(HIGHEST_SCALE)).exp()
         logits = scale * (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT) + self.position_bias()
         if mask is not None:

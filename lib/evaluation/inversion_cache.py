@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lib import assets, paths
 from lib.cameras import Camera
+from lib.encoders.storage import network_digest
 from lib.evaluation.methods import Method
 from lib.generators import EG3D
 from lib.inversion import Checkpoints, Inversion
@@ -76,9 +77,8 @@ def inversion_key(method: Method, generator: EG3D, target: Tensor, camera: Camer
         "camera": tensor_digest(camera.label()),
         "seed": seed,
     }
-    networks = method.networks()
-    if networks:
-        parts["networks"] = networks
+    if method.networks:
+        parts["networks"] = {name: network_digest(name) for name in method.networks}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

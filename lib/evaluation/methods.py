@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib.cameras import Camera, turned
-from lib.encoders import ENCODERS, invert_encoder, networks_digest
+from lib.encoders import ENCODERS, invert_encoder, networks_of
 from lib.generators import EG3D, load_generator
 from lib.inversion import (
     Inversion,
@@ -34,7 +34,8 @@ class Method:
     leave out has the function's defaults, which are the paper's. start: another method, whose inversion of the
     same picture is given as `initial`: methods that share a start share its computation. generator: name of the one
     that this method needs, in place of the evaluation's. camera_error: radians of yaw by which the camera that it is
-    told is wrong, see `told`.
+    told is wrong, see `told`. networks: names of the encoder networks that it loads (`lib.encoders.storage`), which no
+    argument shows.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     start: Method | None = None
     generator: str | None = None
     camera_error: float = 0.0
+    networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -62,10 +64,6 @@ class Method:
         return (
             {"name": self.name, "function": function, "settings": dict(self.settings)} | start | own | wrong
         )
-
-    def networks(self) -> dict[str, str]:
-        """SHA-256 of the encoder networks that it loads: they are computed with, and no argument."""
-        return networks_digest(self.settings["encoder"]) if self.invert is invert_encoder else {}
 
     def inverted_with(self, generator: EG3D, base: str | None) -> tuple[EG3D, str | None]:
         """The generator that this method inverts with, and its name, in an evaluation of `generator`."""
@@ -113,7 +111,11 @@ def perturbed(
 HYBRIDS = (("wplus", invert_wplus), ("pti", invert_pti), ("spi", invert_spi), ("hfgi3d", invert_hfgi3d))
 """Methods that search for a code, which an encoder can give them instead."""
 
-GOAE_CODE = Method("goae-wplus", invert_encoder, {"encoder": "goae-wplus"})
+
+def encoding(name: str) -> Method:
+    """The method of an encoder."""
+    return Method(name, invert_encoder, {"encoder": name}, networks=networks_of(name))
+
 
 METHODS = {
     method.name: method
@@ -153,8 +155,8 @@ METHODS = {
         *perturbed("spi-latent", invert_spi, {"steps": 0}, joint="_"),
         *perturbed("spi", invert_spi),
         *perturbed("pose_opt", invert_pose_opt),
-        *(Method(name, invert_encoder, {"encoder": name}) for name in ENCODERS),
-        *(Method(f"{name}-from_goae", invert, start=GOAE_CODE) for name, invert in HYBRIDS),
+        *map(encoding, ENCODERS),
+        *(Method(f"{name}-from_goae", invert, start=encoding("goae-wplus")) for name, invert in HYBRIDS),
     )
 }
 """The methods of the study. Ablations are named `<method>-<what differs>`."""

@@ -44,7 +44,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from lib.encoders import invert_encoder, networks_digest
+from lib.encoders import invert_encoder, networks_of
+from lib.encoders.storage import network_digest
 from lib.faces import (
     FaceWarning,
     Portrait,
@@ -389,7 +390,9 @@ def settings_of(photo: Path, options: Options, generator: EG3D) -> dict[str, Any
         "photo": photo.name,
         "photo_sha256": hashlib.sha256(photo.read_bytes()).hexdigest(),
         "generator_sha256": fingerprint(generator.state_dict(), generator.config),
-        "networks": networks_digest(options.method) if options.method in ENCODERS else {},
+        "networks": {name: network_digest(name) for name in networks_of(options.method)}
+        if options.method in ENCODERS
+        else {},
         "label_sha256": hashlib.sha256(options.label.read_bytes()).hexdigest() if options.label else None,
         **{
             name: getattr(options, name)
