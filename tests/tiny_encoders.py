@@ -54,6 +54,7 @@ TRIPLANENET = TriPlaneNetConfig.embedded(
     resolution=PLANES,
     plane_channels=CHANNELS,
     decoder=(8, 8, 8, 8),
+    upsampling="nearest",
     head=8,
     plane_scale=1.0,
     zero_start=False,

@@ -1,8 +1,8 @@
-"""Drawings about GOAE's encoder (Yuan et al., 2023, fig. 7 and 11): what its taps hold, how its code grows stage by stage,
-and how far codes lie from the canonical latent space W_c."""
+"""Drawings about GOAE's encoder (Yuan et al., 2023, fig. 7 and 11): what its taps hold, how its code grows stage by
+stage, and how far codes lie from the canonical latent space W_c."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -145,11 +145,3 @@ def distance_strips(found: Mapping[str, pd.DataFrame], canonical: pd.DataFrame) 
         panels[0].set_yticks([-place for place in range(len(methods))], names)
         picture.tight_layout()
     return picture
-
-
-# -------------------------------------------------------------------- what a code is charged
-def charges(terms: Mapping[str, Mapping[str, float]], methods: Sequence[str]) -> pd.DataFrame:
-    """Weighed terms of a loss (method: {term: value}) as a table: a line a term, a column a method, their sum below."""
-    table = pd.DataFrame({method_label(name): terms[name] for name in methods})
-    table.loc["sum"] = table.sum()
-    return table

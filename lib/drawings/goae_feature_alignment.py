@@ -4,12 +4,10 @@ the features look in the photo, and what that changes."""
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib import colormaps
 from torch import Tensor
 
-from lib.cameras import Camera
 from lib.datasets.scenes import Scene
 from lib.drawings.foundations import axis_names
 from lib.drawings.metrics import error_map
@@ -95,11 +93,12 @@ def attention_pictures(
     photo = to_picture(resize(image, SHOWN))
     side = round(weights.shape[1] ** 0.5)
     maps = [_over(photo, one.reshape(side, side).cpu().numpy()) for one in weights]
-    rows = [[crossed(photo, mark) for mark in marks], [crossed(*pair) for pair in zip(maps, marks, strict=True)]]
+    rows = [
+        [crossed(photo, mark) for mark in marks],
+        [crossed(*pair) for pair in zip(maps, marks, strict=True)],
+    ]
     greatest = [f"max {one.max():.3f}" for one in weights]
-    return image_grid(
-        rows, ["photo", "asked"], names, captions=[[""] * len(names), greatest], cell=cell
-    )
+    return image_grid(rows, ["photo", "asked"], names, captions=[[""] * len(names), greatest], cell=cell)
 
 
 def _over(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -141,7 +140,9 @@ def change_maps(
         change = each.refined.values - each.features.values
         planes = (each.refined_planes - each.planes)[0]
         rows[name] = [strength(maps) for maps in (gamma - 1, beta, change, *planes[:, None])]
-    limits = [max(torch.cat(column).quantile(0.99).item(), 1e-6) for column in zip(*rows.values(), strict=True)]
+    limits = [
+        max(torch.cat(column).quantile(0.99).item(), 1e-6) for column in zip(*rows.values(), strict=True)
+    ]
     drawn = [
         [error_map(values, limit) for values, limit in zip(row, limits, strict=True)] for row in rows.values()
     ]
@@ -181,7 +182,3 @@ def furthest(scene: Scene) -> str:
     yaw = scene.input.camera.yaw.item()
     others = {name: view.camera.yaw.item() for name, view in scene.views.items() if name != scene.input_name}
     return max(others, key=lambda name: abs(others[name] - yaw))
-
-
-def against(table: pd.DataFrame, baseline: str, methods: Sequence[str]) -> pd.DataFrame:
-    """Mean change of methods against a baseline in the photo's view and in the others: a line a (metric, views)."""

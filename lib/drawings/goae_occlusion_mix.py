@@ -176,7 +176,9 @@ def shares_and_changes(shares: pd.DataFrame, errors: pd.DataFrame, baseline: str
         for place, (region, colour) in enumerate(REGIONS.items()):
             for at, plane in enumerate(planes):
                 label = region if at == 0 else None
-                _mean_with_interval(left, at + 0.2 * (place - 0.5), shares.get((region, plane)), colour, label)
+                _mean_with_interval(
+                    left, at + 0.2 * (place - 0.5), shares.get((region, plane)), colour, label
+                )
         left.set(ylim=(0, 1.05), ylabel="refined share of lookups")
         left.set_xticks(range(len(planes)), planes)
         left.legend(loc="lower left", ncols=2, bbox_to_anchor=(0, 1.0))
@@ -186,9 +188,7 @@ def shares_and_changes(shares: pd.DataFrame, errors: pd.DataFrame, baseline: str
             for at, region in enumerate(REGIONS):
                 change = _change(errors, region, name, baseline)
                 label = method_label(name) if at == 0 else None
-                _mean_with_interval(
-                    right, at + 0.2 * (place - 1), change, method_colour(name), label
-                )
+                _mean_with_interval(right, at + 0.2 * (place - 1), change, method_colour(name), label)
         right.axhline(0, color=method_colour(baseline), lw=1.2, zorder=1)
         right.set(ylabel=f"MSE, minus that of {method_label(baseline)}", xlim=(-0.5, 1.5))
         right.set_xticks(

@@ -67,7 +67,7 @@ def table_1(found: pd.DataFrame, paper: str) -> Picture:
     for place, axes in enumerate(picture.axes):
         if shown["input"].nunique() == 1:
             axes.set_xlim(-0.1 * len(methods) - 0.05, 0.1 * len(methods) + 0.05)
-        if list(titles)[place % len(titles)] == SECONDS:
+        if list(titles)[place % len(titles)] == SECONDS and axes.dataLim.y1 > 0:  # there is a number
             axes.set_yscale("log")
     _key_in_lines(picture, methods)
     return picture

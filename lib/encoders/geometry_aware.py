@@ -21,7 +21,8 @@ from lib.shapes import Images, LayerStyles, checked
 __all__ = ["STAGES", "GOAEConfig", "GOAEEncoder", "assembled_offsets"]
 
 STAGES = ("base", "coarse", "mid", "fine")
-"""What an encoder learns one after another (progressive training): w0, then the differences of three groups of layers."""
+"""What an encoder learns one after another (progressive training): w0, then the differences of three groups of
+layers."""
 
 LEVELS = STAGES[1:]
 

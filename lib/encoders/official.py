@@ -2,16 +2,17 @@
 
 Layout, from the public source. A release is two files of `torch.save`, each the state dict of one network:
 
-* encoder_FFHQ.pt: "swin_model.*", the backbone under the names of the public SwinV2 code (patch_embed, layers.S.blocks.N,
-  layers.S.downsample, norm); "mapper_base_*", "mapper_query_*", "mapper_<level>_channel", "mapper_*_to_*_spatial", Sequentials
-  whose linear layers are 0 and 2; "cross_att_<level>.{multihead_attn,linear1,linear2}".
+* encoder_FFHQ.pt: "swin_model.*", the backbone under the names of the public SwinV2 code (patch_embed,
+  layers.S.blocks.N, layers.S.downsample, norm); "mapper_base_*", "mapper_query_*", "mapper_<level>_channel" and
+  "mapper_<level>_to_<level>_spatial", Sequentials of linear layers and activations, so that the linear layers are 0 and
+  2; "cross_att_<level>.{multihead_attn,linear1,linear2}".
 * afa_FFHQ.pt: "input_layer", "body.N" (IR-SE units), "output_layer", "cross_att_gamma", "cross_att_beta".
 
-The state dict of both together has these under "encoder." and "afa.". Beside weights, SwinV2 saves tables that follow from
-its configuration: they are compared with ours, since a file of other windows would load and be wrong.
+A state dict of both together has these under "encoder." and "afa.". Beside weights, SwinV2 saves tables that follow
+from its configuration: they are compared with ours, since a file for other windows would load and be wrong.
 
 What a user of the files needs to know beside the weights is in `ReleasedGOAE`. They belong to EG3D's
-ffhqrebalanced512-128.pkl with the released plane axes. Files are read as data, see `lib.generators.pickles`.
+ffhqrebalanced512-128.pkl with its released plane axes. Files are read as data, see `lib.generators.pickles`.
 """
 
 import difflib
@@ -149,7 +150,7 @@ def _parts(state: State, path: str | os.PathLike) -> dict[str, State]:
 
 # -------------------------------------------------------------------- networks
 def _fill(network: nn.Module, state: State, file: BinaryIO, path: str | os.PathLike) -> None:
-    """Give a network the numbers of a file, all of them and no others; it is then in evaluation mode, without gradients."""
+    """Give a network the numbers of a file, all of them and no others, and put it in evaluation mode."""
     try:
         _require_tables(network, state, file)
         weights = {key: value for key, value in state.items() if not _is_table(key)}
