@@ -47,6 +47,7 @@ from lib.encoders.goae import (
 )
 from lib.encoders.latent_discriminator import LatentDiscriminator, LatentDiscriminatorConfig
 from lib.encoders.psp import PSPConfig
+from lib.encoders.psp import offset_loss as summed_offset_loss
 from lib.encoders.storage import KINDS, TRAINED, load_network, network_path, save_network
 from lib.encoders.triplanenet import TriPlaneNet, TriPlaneNetConfig, offset_planes
 from lib.generators import EG3D, load_generator
@@ -390,9 +391,7 @@ RECIPES = {
     f"{GENERATOR}-e4e": Recipe(
         "psp",
         PSPConfig.embedded(progressive=True),
-        PictureLearning(
-            steps=4500, lam_adversarial=0.1, lam_offsets=2e-4, offsets="summed", lpips_resolution=256
-        ),
+        PictureLearning(lam_adversarial=0.1, lam_offsets=2e-4, offsets="summed", lpips_resolution=256),
         "e4e",
     ),
     f"{GENERATOR}-goae": Recipe("goae", GOAEConfig.embedded(), GOAE_WEIGHTS, "goae"),

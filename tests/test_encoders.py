@@ -1,6 +1,7 @@
 """Encoders as a user meets them: by name, from files, for the generator that they belong to."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -13,10 +14,10 @@ from safetensors.torch import save_file
 
 from lib import paths
 from lib.cameras import Camera, orbit
-from lib.encoders import ENCODERS, invert_encoder, load_encoder, networks_digest, storage
+from lib.encoders import ENCODERS, invert_encoder, load_encoder, networks_of, storage
 from lib.encoders.encoder import generator_digest
 from lib.encoders.goae import mix, refine
-from lib.encoders.storage import KINDS, Stored, load_network, network_path, save_network
+from lib.encoders.storage import KINDS, Stored, load_network, network_digest, network_path, save_network
 from lib.encoders.triplanenet import offset_planes
 from lib.generators import EG3D, CheckpointError, load_generator, save_generator
 from lib.images import resize
@@ -399,23 +400,25 @@ def test_stored_says_what_it_belongs_to(file):
 
 
 # ----------------------------------------------------------------------- names
-def test_methods_are_kept_under_their_networks(home, tmp_path, monkeypatch):
-    digests = networks_digest("goae")
-    assert digests.keys() == {"portraits64-goae", "portraits64-goae-alignment"}
-    assert networks_digest("goae-no_mix") == digests
-    assert networks_digest("goae-wplus").items() <= digests.items()
-    assert networks_digest("goae-convolution").keys() == {"portraits64-goae", "portraits64-goae-convolution"}
-    assert networks_digest("goae-wplus_no_background") == {"portraits64-goae-no_background": "absent"}
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in home.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
-    own = changed / "portraits64-goae-alignment.safetensors"
-    own.write_bytes((changed / "portraits64-goae-convolution.safetensors").read_bytes())
-    monkeypatch.setattr(storage, "SHIPPED", changed)
-    found = networks_digest("goae")
-    assert found["portraits64-goae"] == digests["portraits64-goae"]
-    assert found["portraits64-goae-alignment"] != digests["portraits64-goae-alignment"]
+def test_a_method_is_made_of_its_networks():
+    assert (
+        networks_of("goae")
+        == ("portraits64-goae", "portraits64-goae-alignment")
+        == networks_of("goae-no_mix")
+    )
+    assert networks_of("goae-wplus") == ("portraits64-goae",)
+    assert networks_of("goae-convolution") == ("portraits64-goae", "portraits64-goae-convolution")
+    assert networks_of("triplanenet") == ("portraits64-psp", "portraits64-triplanenet")
+
+
+def test_other_weights_have_another_digest_and_absent_ones_none(home, tmp_path, monkeypatch):
+    digest = network_digest("portraits64-goae")
+    assert digest == hashlib.sha256((home / "portraits64-goae.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr(storage, "SHIPPED", paths.ROOT / "lib" / "weights" / "nowhere")
+    assert network_digest("portraits64-goae") == "absent"
+    own = tmp_path / "trained" / "portraits64-goae" / "network.safetensors"
+    save_network(network(*NETWORKS["portraits64-goae"], seed=9), "goae", own, {})
+    assert network_digest("portraits64-goae") not in (digest, "absent")
 
 
 def test_a_camera_may_be_25_numbers(home, generator, photos):

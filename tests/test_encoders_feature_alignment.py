@@ -185,6 +185,21 @@ def test_places_of_a_picture_are_where_a_frontal_camera_sees_them():
         assert torch.allclose(token, waves(x, y, 16), atol=1e-4)
 
 
+def test_queries_have_places_on_the_plane_and_keys_in_the_picture():
+    net = embedded()
+    given = []
+    net.cross_att_beta.register_forward_pre_hook(lambda _, tokens: given.extend(tokens))
+    residual, features = inputs(net.config, size=8)
+    net(residual, features)
+    query, key_value = given
+    found = net.output_layer(net.body(net.input_layer(residual)))
+    contents = net.query_layer(normalised_tokens(features)), normalised_tokens(found)
+    width = net.config.width
+    assert torch.allclose(query - contents[0], places(8, 8, width).expand_as(query), atol=1e-5)
+    expected = places(16, 16, width, picture=True)
+    assert torch.allclose(key_value - contents[1], expected.expand_as(key_value), atol=1e-5)
+
+
 def test_with_places_attention_is_local_from_the_start():
     net = embedded()
     width = net.config.width

@@ -202,7 +202,7 @@ def test_attention_is_that_of_a_loop_over_tokens(shifted):
     assert block.shift == (2 if shifted else 0)
     x = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
-        assert torch.allclose(block.attended(x), slow_attention(block, x, 8), atol=1e-9)
+        assert torch.allclose(block.attended(x), slow_attention(block, x, 8), atol=1e-5)  # tables are float32
 
 
 def test_only_the_shift_joins_windows():

@@ -2,7 +2,7 @@
 stage, and how far codes lie from the canonical latent space W_c."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +15,7 @@ from lib.cameras import Camera
 from lib.drawings.foundations import principal_colours
 from lib.drawings.metrics import error_map
 from lib.drawings.scenes import LARGEST_ERROR, SHOWN
+from lib.encoders import Encoder, load_encoder
 from lib.encoders.geometry_aware import STAGES, GOAEConfig
 from lib.figures import CELL, Picture, image_grid, in_row_order, method_colour, method_label, use_style
 from lib.generators import EG3D
@@ -29,6 +30,17 @@ DISTANCES = {
 CODE_COLOURS = "RdBu_r"
 SHOWN_NUMBERS = 40
 """Of each row of a code, in its picture."""
+
+
+def encoders_here(names: Iterable[str], generator: EG3D) -> dict[str, Encoder]:
+    """Those of the encoders whose networks ship or were trained here: ablations do not ship."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = load_encoder(name, generator)
+        except FileNotFoundError:
+            continue
+    return found
 
 
 # -------------------------------------------------------------------- taps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lib.cameras import Camera
 from lib.encoders.goae import Mix, inverted, mix, refine
+from lib.encoders.official import read_goae
 from lib.encoders.storage import Stored, load_network, network_path
 from lib.encoders.triplanenet import offset_planes
 from lib.generators import EG3D
@@ -104,14 +106,48 @@ def load_encoder(name: str, generator: EG3D) -> Encoder:
     network = stored.network.to(device)
     if stored.kind == "triplanenet":
         return Encoder(name, generator, encoder, partial(_offset, network))
-    return Encoder(name, generator, encoder, partial(_aligned, network, layout.mix))
+    return Encoder(name, generator, encoder, partial(_aligned, network, layout.mix, {}))
 
 
-def _aligned(network: nn.Module, form: Mix, generator: EG3D, images: Tensor, w_plus: Tensor, cameras: Camera):
-    return mix(generator, refine(generator, network, images, w_plus, cameras), cameras, form)
+def released_goae(
+    path: str | os.PathLike,
+    generator: EG3D,
+    alignment_path: str | os.PathLike | None = None,
+    form: Mix = "released",
+) -> Encoder:
+    """GOAE's released networks on the generator that they belong to, EG3D's ffhqrebalanced512-128.
+
+    path, alignment_path: encoder_FFHQ.pt and afa_FFHQ.pt, or one file with both; without the second the method ends at
+    w+. form: of the mix, the released code's by default. Files are read as data, see `lib.encoders.official`.
+    """
+    found = read_goae(path, alignment_path)
+    config, device = found.encoder.config, generator.w_mean.device
+    if (generator.n_layers, generator.w_dim) != (config.n_layers, config.w_dim):
+        raise ValueError(
+            f"{path} says codes of {config.n_layers} layers of {config.w_dim} numbers; this generator has "
+            f"{generator.n_layers} of {generator.w_dim}: load EG3D's ffhqrebalanced512-128.pkl"
+        )
+    encoder = found.encoder.to(device)
+    if found.alignment is None:
+        return Encoder("goae-wplus", generator, encoder)
+    network = found.alignment.to(device)
+    seen = {"resolution": found.feature_resolution, "sign": found.residual_sign}
+    return Encoder("goae", generator, encoder, partial(_aligned, network, form, seen))
 
 
-def _offset(network: nn.Module, generator: EG3D, images: Tensor, w_plus: Tensor, cameras: Camera):
+def _aligned(
+    network: nn.Module,
+    form: Mix,
+    seen: Mapping[str, Any],
+    generator: EG3D,
+    images: Tensor,
+    w_plus: Tensor,
+    cameras: Camera,
+) -> Tensor:
+    return mix(generator, refine(generator, network, images, w_plus, cameras, **seen), cameras, form)
+
+
+def _offset(network: nn.Module, generator: EG3D, images: Tensor, w_plus: Tensor, cameras: Camera) -> Tensor:
     return offset_planes(generator, network, images, w_plus, cameras)
 
 
