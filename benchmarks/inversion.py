@@ -361,11 +361,11 @@ def early_rows(case: EarlyCase) -> list[dict]:
         )
         seconds = (now(case.device) - begun) / len(heads)
         rows.append({"early": early, "scenes": case.count, "steps": case.steps, "seconds": seconds})
-        rows[-1] |= _errors(found, heads)
+        rows[-1] |= errors(found, heads)
     return [row | {"times_as_fast": rows[0]["seconds"] / row["seconds"]} for row in rows]
 
 
-def _errors(found: Sequence[Inversion], heads: Sequence[Scene]) -> dict[str, float]:
+def errors(found: Sequence[Inversion], heads: Sequence[Scene]) -> dict[str, float]:
     """Mean error of the input views, and of those that no method saw."""
     distances = {"mse": mse, "lpips": make_lpips().to(found[0].w_plus.device)}
     values: dict[str, list[float]] = {}

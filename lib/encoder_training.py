@@ -415,7 +415,7 @@ RECIPES = {
     ),
     f"{GENERATOR}-goae-convolution": Recipe(
         "alignment",
-        AFAConfig.embedded(alignment="convolution"),
+        AFAConfig.embedded(alignment="convolution", upright=True),
         dataclasses.replace(REFINING, lam_background=5.0, lam_change=1e-4),
         encoder=f"{GENERATOR}-goae",
     ),

@@ -235,7 +235,8 @@ def network_table(networks: Mapping[str, Mapping]) -> str:
 def value_table(quality: Mapping[str, Mapping], networks: Mapping[str, Mapping], place: str) -> str:
     """METRICS with their intervals, of the mean latent and of networks, in one kind of view."""
     rows = ["| network | MSE | LPIPS | identity |", "|---|---|---|---|"]
-    for name, label in {"mean": "mean latent"} | {name: f"`{name}`" for name in networks}.items():
+    labels = {"mean": "mean latent"} | {name: f"`{name}`" for name in networks}
+    for name, label in labels.items():
         cells = [_cell(quality[name][place][metric]) for metric in METRICS]
         rows.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -191,9 +191,9 @@ def test_a_trained_network_is_shipped_once_and_not_replaced(trained):
 
 def test_a_training_without_a_log_is_refused(trained):
     (trained / "codes-psp" / "log.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="no log .*codes-psp"):
+    with pytest.raises(FileNotFoundError, match=r"no log .*codes-psp"):
         described(NAME, trained)
-    with pytest.raises(FileNotFoundError, match="lib.encoder_training"):
+    with pytest.raises(FileNotFoundError, match=r"lib\.encoder_training"):
         curve(trained / "nothing.jsonl")
 
 

@@ -68,7 +68,7 @@ def layers_by_stage(config: GOAEConfig) -> dict[str, range]:
 def code_picture(offsets: Tensor, limit: float) -> np.ndarray:
     """A code's offsets from w_avg [n_layers, w_dim] as bytes [R, R, 3]: a row a layer, of its first numbers.
 
-    limit: at which a number is full red or, if negative, full blue.
+    limit: from which on a number is full red or, if negative, full blue.
     """
     values = offsets[:, :SHOWN_NUMBERS].cpu().numpy()
     colours = colormaps[CODE_COLOURS](0.5 + values / (2 * limit), bytes=True)[..., :3]
@@ -91,7 +91,7 @@ def growing_code(
     target [1, 3, R, R] and its camera: the photo, in the first column. Below each its mean squared error.
     """
     offsets = {name: w_plus[0] - generator.w_mean for name, w_plus in codes.items()}
-    limit = max(max(values.abs().max().item() for values in offsets.values()), 1e-6)
+    limit = max(*(values.abs().quantile(0.98).item() for values in offsets.values()), 1e-6)
     columns, captions = [[target, None, None, None]], ["photo"]
     for name, w_plus in codes.items():
         planes = generator.planes(w_plus)
