@@ -21,12 +21,12 @@ from benchmarks.generator import MIB, generator_of, machine
 from benchmarks.inversion import Measurement, Photo, in_fresh_process, now, show, single_thread
 from lib.cameras import Camera
 from lib.datasets import scenes
-from lib.encoders import ENCODERS, Encoder, load_encoder
-from lib.encoders.encoder import networks_digest
+from lib.encoders import Encoder, load_encoder, networks_of
 from lib.encoders.feature_alignment import AFAConfig, FeatureAlignment
 from lib.encoders.geometry_aware import GOAEConfig, GOAEEncoder
 from lib.encoders.goae import mix, refine
 from lib.encoders.psp import PSPConfig, PSPEncoder
+from lib.encoders.storage import network_digest
 from lib.encoders.triplanenet import TriPlaneNet, TriPlaneNetConfig, offset_planes
 from lib.generators import EG3D, load_generator
 from lib.inversion import Inversion, invert_pti, project_batch
@@ -157,8 +157,8 @@ def official_rows(device: str) -> list[dict]:
 
 
 def at_hand() -> list[str]:
-    """Encoders whose networks are here: ablations do not ship."""
-    return [name for name in ENCODERS if "absent" not in networks_digest(name).values()]
+    """Encoders of the papers whose networks are here."""
+    return [name for name in OFFICIAL if "absent" not in map(network_digest, networks_of(name))]
 
 
 # ----------------------------------------------------------------------- the hybrid

@@ -8,7 +8,8 @@ Three kinds of runs, all through `lib.training.fit`:
   discriminator of codes and its background term, which are options of any encoder.
 * refinement: the encoder is frozen, too, and a network on top of it learns what the code cannot say.
 
-`python -m lib.encoder_training portraits64-goae` trains a network of `RECIPES` and all that it starts from.
+`python -m lib.encoder_training portraits64-goae` trains a network of `RECIPES`, with its run on codes; the encoder
+that a refinement refines has to be there before.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -133,7 +135,8 @@ def rendered_samples(
 ) -> dict[str, np.ndarray]:
     """Samples of the generator under the canonical camera, each seen from one of the cameras `labels`: image (uint8),
     label, z, depth. They are kept in the folder."""
-    path = folder / f"samples-{generator_digest(generator)[:12]}-{n}-{seed}.npz"
+    seen = zlib.crc32(labels.numpy().tobytes())
+    path = folder / f"samples-{generator_digest(generator)[:12]}-{seen:08x}-{n}-{seed}.npz"
     if not path.is_file():
         rng = torch.Generator().manual_seed(seed)
         z = torch.randn(n, generator.z_dim, generator=rng)
@@ -391,7 +394,9 @@ RECIPES = {
     f"{GENERATOR}-e4e": Recipe(
         "psp",
         PSPConfig.embedded(progressive=True),
-        PictureLearning(lam_adversarial=0.1, lam_offsets=2e-4, offsets="summed", lpips_resolution=256),
+        PictureLearning(
+            rate=1e-3, lam_adversarial=0.1, lam_offsets=2e-4, offsets="summed", lpips_resolution=256
+        ),
         "e4e",
     ),
     f"{GENERATOR}-goae": Recipe("goae", GOAEConfig.embedded(), GOAE_WEIGHTS, "goae"),
@@ -455,7 +460,8 @@ def train(
         network = trained_on_codes(generator, recipe, pictures, codes, folder, processes)
         learner_of, about = PictureLearner, {"codes": codes.steps}
     else:
-        stored = load_network(network_path(recipe.encoder), processes.device)
+        own = folder / recipe.encoder / "network.safetensors"  # trained beside this one
+        stored = load_network(own if own.is_file() else network_path(recipe.encoder), processes.device)
         torch.manual_seed(settings.seed)
         network = KINDS[recipe.kind][0](recipe.config).to(processes.device)
         learner_of = functools.partial(RefinementLearner, stored.network)

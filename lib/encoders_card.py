@@ -12,7 +12,7 @@ from pathlib import Path
 from lib import datasets, paths, runs
 from lib.drawings.prior import line_panels
 from lib.encoder_training import GENERATOR, PLAN, RECIPES
-from lib.encoders import ENCODERS, load_encoder
+from lib.encoders import ENCODERS, load_encoder, networks_of
 from lib.encoders.storage import SHIPPED, TRAINED, load_network, network_path
 from lib.evaluation.encoders import (
     METRICS,
@@ -120,8 +120,8 @@ def ship(name: str) -> Path:
 
 def shown_by(network: str) -> str:
     """The first method of `ENCODERS` that ends with this network."""
-    for method, layout in ENCODERS.items():
-        if (layout.refinement or layout.encoder) == network:
+    for method in ENCODERS:
+        if networks_of(method)[-1] == network:
             return method
     raise ValueError(f"no method of ENCODERS ends with the network {network!r}")
 

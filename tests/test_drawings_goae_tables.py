@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_figures import assert_nothing_is_cropped
 
-from lib.drawings.goae_tables import KEY_LINES, SECONDS, seconds_beside_paper, table_1
+from lib.drawings.goae_tables import SECONDS, seconds_beside_paper, table_1
 from lib.evaluation.protocol import COLUMNS
 from lib.evaluation.tables import FOUND, paper_table
 from lib.figures import method_colour, method_label
@@ -84,7 +84,7 @@ def test_names_are_spread_over_lines_and_fit_a_narrow_picture():
     picture = table_1(found(("lpips", "identity", "depth_error"), ("front", "60 degrees")), "the paper")
     (key,) = picture.legends
     assert [text.get_text() for text in key.get_texts()] == [method_label(name) for name in EIGHT]
-    assert key._ncols == len(EIGHT) // KEY_LINES
+    assert 1 < key._ncols < len(EIGHT)
     assert_nothing_is_cropped(picture)
 
 

@@ -92,6 +92,12 @@ def test_a_release_is_ready_to_be_used(files):
     assert found.feature_resolution == 32
 
 
+def test_reading_draws_no_random_numbers(files):
+    before = torch.random.get_rng_state()
+    read_goae(*files, **CONFIGS)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_an_encoder_may_come_alone(files):
     assert read_goae(files[0], **CONFIGS).alignment is None
 
@@ -241,7 +247,7 @@ def test_a_table_of_no_window_is_refused(tmp_path, networks):
 
 def test_names_of_other_parts_are_refused(networks, tmp_path):
     path = saved(tmp_path / "net.pt", both(networks) | {"optimiser.step": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match="in encoder, afa and decoder; found 'optimiser.step'"):
+    with pytest.raises(CheckpointError, match=r"in encoder, afa and decoder; found 'optimiser.step'"):
         read_goae(path, **CONFIGS)
 
 

@@ -477,3 +477,79 @@ def test_refuses_files_that_are_no_inversion(generator, tmp_path):
         Inversion.load(text)
     with pytest.raises(ValueError, match="not an inversion"):
         Inversion.load(save_generator(generator, tmp_path / "generator.safetensors"))
+
+
+# ----------------------------------------------------------------------- planes of its own
+@pytest.fixture(scope="module")
+def planes(generator, code) -> torch.Tensor:
+    """Other planes than the backbone makes of the code."""
+    other = generator.planes(generator.w_mean.expand(1, generator.n_layers, -1))
+    return 0.7 * generator.planes(code) + 0.3 * other
+
+
+def with_planes(generator, code, planes) -> Inversion:
+    return Inversion(code, generator, VIEW, {"loss": [0.5]}, {"method": "any", "planes": planes})
+
+
+def test_planes_of_its_own_are_what_is_rendered(generator, code, planes):
+    """Views, densities and still heads are made from them; the code still styles the super-resolution."""
+    head, points = with_planes(generator, code, planes), torch.rand(1, 9, 3) - 0.5
+    with backbone_calls(generator) as calls:
+        assert torch.equal(head.planes(), planes)
+        views = head.render(orbit(torch.tensor([-0.3, 0.3]), 0.0))
+        assert torch.equal(head.density(points), generator.sample(planes, points)[0])
+        assert torch.equal(head.still().render().image, head.render().image)
+        assert torch.equal(head.still().density(points), head.density(points))
+    assert not calls
+    expected = generator.render(planes, code, orbit(torch.tensor([-0.3, 0.3]), 0.0))
+    assert torch.equal(views.image, expected.image) and torch.equal(views.depth, expected.depth)
+    plain = Inversion(code, generator, VIEW)
+    assert not torch.allclose(head.render().image, plain.render().image, atol=1e-3)
+
+
+def test_planes_are_saved_and_loaded_to_the_bit(generator, code, planes, tmp_path):
+    base = str(save_generator(generator, tmp_path / "base.safetensors", torch.float32))
+    head = with_planes(generator, code, planes)
+    for path in (
+        head.save(tmp_path / "whole.safetensors"),
+        head.save(tmp_path / "half.safetensors", dtype=torch.half),
+        head.save(tmp_path / "small.safetensors", base=base),
+    ):
+        loaded = Inversion.load(path)
+        assert torch.equal(loaded.planes(), planes) and torch.equal(loaded.w_plus, code)
+        assert loaded.facts() == head.facts() == {"method": "any"}
+        assert loaded.extras.keys() == head.extras.keys() and loaded.history == head.history
+    assert torch.equal(Inversion.load(tmp_path / "small.safetensors").render().image, head.render().image)
+
+
+def test_any_tensor_among_the_extras_is_kept(generator, code, tmp_path):
+    mask = torch.arange(6).view(2, 3) % 2 == 0
+    head = Inversion(code, generator, VIEW, extras={"mask": mask, "steps": 3})
+    loaded = Inversion.load(head.save(tmp_path / "head.safetensors"))
+    assert torch.equal(loaded.extras["mask"], mask) and loaded.extras["steps"] == 3
+    assert loaded.facts() == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda planes: planes.repeat(2, 1, 1, 1, 1), r"\(2, 3, 4, 16, 16\)"),
+        (lambda planes: planes.flatten(1, 2), r"\(1, 12, 16, 16\)"),
+        (lambda planes: planes[..., :8], r"\(1, 3, 4, 16, 8\)"),
+        (lambda planes: planes.tolist(), "list"),
+        (lambda planes: None, "NoneType"),
+    ],
+)
+def test_refuses_planes_of_another_shape(generator, code, planes, wrong, found):
+    with pytest.raises(ValueError, match=rf"a tensor \(1, 3, 4, 16, 16\); got {found}"):
+        with_planes(generator, code, wrong(planes))
+
+
+def test_methods_start_from_the_code_of_a_head_with_planes(generator, target, code, planes):
+    """Optimisation changes codes and generators; planes that a code does not make are left behind."""
+    found = invert_wplus(
+        generator, target, VIEW, initial=with_planes(generator, code, planes), steps=1, **QUIET
+    )
+    expected = invert_wplus(generator, target, VIEW, initial=code, steps=1, **QUIET)
+    assert torch.equal(found.w_plus, expected.w_plus)
+    assert "planes" not in found.extras

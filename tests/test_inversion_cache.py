@@ -14,6 +14,7 @@ import torch
 
 from lib import assets
 from lib.cameras import orbit
+from lib.encoders import storage
 from lib.evaluation import InversionFailed, Method, cached_inversion, inversion_cache, inversion_key
 from lib.generators import EG3D, load_generator
 from lib.generators.storage import save_generator
@@ -173,6 +174,54 @@ def test_names_and_objects_do_not_change_the_key(view):
 def test_settings_that_no_key_can_hold_are_refused():
     with pytest.raises(ValueError, match="plain values"):
         Method("guess", tiny_scenes.guess, {"perceptual": object()})
+
+
+# ---- networks of encoders ---------------------------------------------------------------------------------
+
+
+def refined(generator, target, camera, *, seed, progress):
+    """A head with planes that no code makes."""
+    code = generator.w_mean.expand(1, generator.n_layers, -1)
+    return Inversion(code, generator, camera, extras={"planes": 0.5 * generator.planes(code), "note": "own"})
+
+
+def test_planes_of_its_own_come_back_to_the_bit(invert, generator):
+    method = Method("refined", refined)
+    first, found = invert(method), invert(method)
+    expected = refined(generator, None, orbit(0.0, 0.0), seed=0, progress=False)
+    for head in (first, found):
+        assert torch.equal(head.planes(), expected.planes())
+        assert torch.equal(head.render().image, expected.render().image)
+        assert head.extras["note"] == "own" and head.extras["cost"]["seconds"] > 0
+
+
+def test_other_weights_of_a_network_change_the_key(generator, view, tmp_path, monkeypatch):
+    """Its file is what counts, and not whether it was trained here or ships; without networks nothing changes."""
+    monkeypatch.setattr(storage, "SHIPPED", ROOT / "lib" / "weights" / "nowhere")
+    monkeypatch.setattr(storage, "TRAINED", tmp_path)
+    own = dataclasses.replace(BASE, networks=("one", "two"))
+    follow = Method("follow", tiny_scenes.guess, start=own)
+
+    def write(name: str, content: bytes) -> list[str]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "network.safetensors").write_bytes(content)
+        return [inversion_key(method, generator, view.image, view.camera, 0) for method in (own, follow)]
+
+    keys = [write("one", b"first"), write("two", b"first"), write("two", b"second"), write("three", b"third")]
+    for of_method in zip(*keys, strict=True):
+        assert len(set(of_method)) == 3 and of_method[2] == of_method[3]
+    plain = inversion_key(BASE, generator, view.image, view.camera, 0)
+    assert plain not in keys[-1]
+    write("one", b"other")
+    assert inversion_key(BASE, generator, view.image, view.camera, 0) == plain
+
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for name in ("one", "two"):
+        (shipped / f"{name}.safetensors").write_bytes((tmp_path / name / "network.safetensors").read_bytes())
+    before = inversion_key(own, generator, view.image, view.camera, 0)
+    monkeypatch.setattr(storage, "SHIPPED", shipped)
+    assert inversion_key(own, generator, view.image, view.camera, 0) == before
 
 
 # ---- failures ---------------------------------------------------------------------------------------------

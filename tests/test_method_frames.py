@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lib.cameras import Camera, carried, intrinsics_matrix, orbit, turned
 from lib.datasets import Scene
+from lib.encoders import ENCODERS, invert_encoder, networks_of
 from lib.evaluation import MEASURES, Comparison, Method, cached_inversion, inversion_key
 from lib.evaluation import measures as module
 from lib.evaluation.measures import in_head_frame
-from lib.evaluation.methods import CAMERA_ERRORS, METHODS, POSEFREE, perturbed
+from lib.evaluation.methods import CAMERA_ERRORS, HYBRIDS, METHODS, POSEFREE, perturbed
 from lib.generators import PoseFreeEG3D, Rendering, save_generator
 from lib.inversion import invert_posefree
 from lib.meshes import normals_from_depth
@@ -352,3 +353,20 @@ def test_pose_free_methods_have_their_generator_and_settings_that_it_knows():
         assert method.settings.keys() <= known.keys()
         changed = [name for name, value in method.settings.items() if value != known[name].default]
         assert changed == list(method.settings), "an ablation that changes nothing is none"
+
+
+# -------------------------------------------------------------------- methods of encoders
+def test_every_encoder_is_a_method_that_is_kept_under_its_networks():
+    rows = {name: method for name, method in METHODS.items() if method.invert is invert_encoder}
+    assert rows.keys() == ENCODERS.keys()
+    for name, method in rows.items():
+        assert method.settings == {"encoder": name} and method.networks == networks_of(name)
+        assert method.start is None and method.generator is None
+    assert not any(method.networks for name, method in METHODS.items() if name not in rows)
+
+
+def test_hybrids_are_their_methods_from_an_encoders_code():
+    for name, invert in HYBRIDS:
+        method = METHODS[f"{name}-from_goae"]
+        assert method.invert is invert is METHODS[name].invert and method.settings == METHODS[name].settings
+        assert method.start == METHODS["goae-wplus"] and not method.networks

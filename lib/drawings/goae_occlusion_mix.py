@@ -15,11 +15,11 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from lib.cameras import Camera
-from lib.datasets import Scene
+from lib.datasets import Scene, View
 from lib.drawings.foundations import axis_names, principal_colours
 from lib.drawings.scenes import VEILED
 from lib.encoders.goae import Mix, Refined, mix
-from lib.encoders.occlusion import visible_from
+from lib.encoders.occlusion import visible_from, visible_points
 from lib.evaluation.protocol import views_measured
 from lib.figures import EMPTY, Picture, in_row_order, method_colour, method_label, use_style
 from lib.generators import EG3D
@@ -38,7 +38,7 @@ ENLARGED = 4
 """Pixels across for a ray or a texel: they stay squares."""
 
 OPAQUE = 0.5
-"""Of alpha, from which on a ray ends on the head."""
+"""Share of a ray's light, or of its pixels, from which on it counts as head."""
 
 
 # ----------------------------------------------------------------------- the surface in a view
@@ -47,7 +47,7 @@ class Surface:
     """Where the rays of one view of a head end."""
 
     points: Tensor  # [1, rays^2, 3], world
-    head: Tensor  # bool [1, 1, rays, rays]: they end on the head at all
+    head: Tensor  # bool [1, 1, rays, rays]: they end on the head, not on the wall behind it
     visible: Tensor  # bool [1, 1, rays, rays]: on a place that the photo shows, too
 
     def region(self, name: str) -> Tensor:
@@ -56,13 +56,16 @@ class Surface:
 
 
 @torch.no_grad()
-def surface_in_view(generator: EG3D, found: Refined, photo_camera: Camera, camera: Camera) -> Surface:
-    """The surface of a code's head in a view. Photo and view are asked for the depth of the same head, G(w+)."""
-    view = generator.render(found.planes, found.w_plus, camera)
-    origins, directions = camera.rays(view.depth.shape[-1])
-    points = origins + directions * view.depth.flatten(1)[..., None]
-    seen = visible_from(photo_camera, found.plain.depth, camera, view.depth)
-    return Surface(points, view.alpha > OPAQUE, seen)
+def surface_in_view(generator: EG3D, found: Refined, photo_camera: Camera, view: View) -> Surface:
+    """The surface of a code's head in a view. Photo and view are asked for the depth of the same head, G(w+).
+
+    What is head and what the wall behind it, the view's true mask says; where there is none, all that is opaque counts.
+    """
+    seen = generator.render(found.planes, found.w_plus, view.camera)
+    rays = seen.depth.shape[-1]
+    head = seen.alpha > OPAQUE if view.mask is None else resize(view.mask.float(), rays) > OPAQUE
+    points = visible_points(seen.depth, view.camera)
+    return Surface(points, head, visible_from(photo_camera, found.plain.depth, view.camera, seen.depth))
 
 
 def refined_shares(masks: Tensor, points: Tensor, axes: Tensor, box_warp: float) -> Tensor:
@@ -91,7 +94,7 @@ def measured_mix(generator: EG3D, found: Refined, masks: Tensor, scene: Scene) -
         if name == scene.input_name:
             continue
         view = scene.views[name]
-        surface = surface_in_view(generator, found, photo, view.camera)
+        surface = surface_in_view(generator, found, photo, view)
         read = refined_shares(masks, surface.points, axes, generator.config.rendering.box_warp)[0]
         squared = {
             method: _squared_error(generator.render(heads, found.w_plus, view.camera).image, view.image)

@@ -167,6 +167,7 @@ def refine(
 
     sign: -1 for released weights, see `residual`.
     """
+    w_plus = w_plus.detach()
     with torch.no_grad():
         features = features_at(generator, w_plus, resolution)
         planes = planes_of(generator, features, w_plus)

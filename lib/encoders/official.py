@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +29,24 @@ from lib.encoders.feature_alignment import AFAConfig, FeatureAlignment
 from lib.encoders.geometry_aware import GOAEConfig, GOAEEncoder
 from lib.encoders.swin import SwinConfig, SwinV2
 from lib.generators.pickles import CheckpointError, StoredTensor, describe, read_contents, read_tensor
-from lib.generators.storage import differences, usable_weights
+from lib.generators.storage import differences, shapes_of, usable_weights
 
 __all__ = ["ReleasedGOAE", "read_backbone", "read_goae"]
 
 RESIDUAL_SIGN = -1.0
+"""Times the paper's residual I - I_w+: the released alignment was trained on reconstruction minus photo."""
+
 FEATURE_RESOLUTION = 32
+"""Of the backbone's block whose features the released alignment changes."""
 
 WRAPPERS = ("state_dict", "model")
 """Under these names, files of `torch.save` may hold a state dict beside other things."""
 
 TABLES = ("relative_coords_table", "relative_position_index", "attn_mask")
 """Last parts of the names of what the public SwinV2 code saves beside weights."""
+
+TABLE_TOLERANCE = 2e-3
+"""Tables may be stored in float16; those of other windows differ by a hundredth and more."""
 
 MOST_ENTRIES = 10_000
 """Of a state dict; GOAE's largest has some 600."""
@@ -52,8 +58,8 @@ class ReleasedGOAE:
 
     encoder: GOAEEncoder
     alignment: FeatureAlignment | None  # None: the file has the encoder alone
-    residual_sign: float = RESIDUAL_SIGN  # it was shown I_w+ - I, where the paper writes I - I_w+
-    feature_resolution: int = FEATURE_RESOLUTION  # F is what leaves this block of the backbone
+    residual_sign: float = RESIDUAL_SIGN
+    feature_resolution: int = FEATURE_RESOLUTION
 
 
 def read_goae(
@@ -68,21 +74,17 @@ def read_goae(
     The configurations are the release's by default. Raises `CheckpointError` where a file is no such state dict, and
     says which names it lacks or has beyond those.
     """
-    encoder = GOAEEncoder(encoder_config or GOAEConfig.official())
     state, file = _opened(path)
     with file:
         parts = _parts(state, path)
-        _fill(encoder, parts["encoder"], file, path)
-        if alignment_path is None and "afa" not in parts:
-            return ReleasedGOAE(encoder, None)
-        alignment = FeatureAlignment(alignment_config or AFAConfig.official())
+        encoder = _network(GOAEEncoder, encoder_config or GOAEConfig.official(), parts["encoder"], file, path)
         if alignment_path is None:
-            _fill(alignment, parts["afa"], file, path)
-            return ReleasedGOAE(encoder, alignment)
+            if "afa" not in parts:
+                return ReleasedGOAE(encoder, None)
+            return ReleasedGOAE(encoder, _alignment(alignment_config, parts["afa"], file, path))
     state, file = _opened(alignment_path)
     with file:
-        _fill(alignment, state, file, alignment_path)
-    return ReleasedGOAE(encoder, alignment)
+        return ReleasedGOAE(encoder, _alignment(alignment_config, state, file, alignment_path))
 
 
 def read_backbone(path: str | os.PathLike, config: SwinConfig | None = None) -> SwinV2:
@@ -90,16 +92,15 @@ def read_backbone(path: str | os.PathLike, config: SwinConfig | None = None) -> 
 
     Of the public models, SwinV2-B of window 12to16 at 256 pixels is the one of GOAE's configuration, the default.
     """
-    backbone = SwinV2(config or SwinConfig.official())
     state, file = _opened(path)
     with file:
         state = {key: value for key, value in state.items() if not key.startswith("head.")}
-        _fill(backbone, state, file, path)
-    return backbone
+        return _network(SwinV2, config or SwinConfig.official(), state, file, path)
 
 
 # -------------------------------------------------------------------- files
 State = dict[str, StoredTensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def _opened(path: str | os.PathLike) -> tuple[State, BinaryIO]:
@@ -149,18 +150,28 @@ def _parts(state: State, path: str | os.PathLike) -> dict[str, State]:
 
 
 # -------------------------------------------------------------------- networks
-def _fill(network: nn.Module, state: State, file: BinaryIO, path: str | os.PathLike) -> None:
-    """Give a network the numbers of a file, all of them and no others, and put it in evaluation mode."""
+def _network(
+    kind: type[Network], config: Any, state: State, file: BinaryIO, path: str | os.PathLike
+) -> Network:
+    """A network of this configuration with the numbers of a file, all of them and no others, in evaluation mode."""
     try:
-        _require_tables(network, state, file)
         weights = {key: value for key, value in state.items() if not _is_table(key)}
+        _require_names(weights, shapes_of(kind, config))
+        with torch.random.fork_rng(devices=[]):  # the weights that it starts with are not kept
+            network = kind(config)
+        _require_tables(network, state, file)
         expected = network.state_dict()
-        _require_names(weights, expected)
         read = {key: _usable(key, read_tensor(file, weights[key]), known) for key, known in expected.items()}
     except CheckpointError as error:
-        raise CheckpointError(f"{path}, read as {type(network).__name__}: {error}") from None
+        raise CheckpointError(f"{path}, read as {kind.__name__}: {error}") from None
     network.load_state_dict(read, strict=True, assign=True)
-    network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
+
+
+def _alignment(
+    config: AFAConfig | None, state: State, file: BinaryIO, path: str | os.PathLike
+) -> FeatureAlignment:
+    return _network(FeatureAlignment, config or AFAConfig.official(), state, file, path)
 
 
 def _usable(key: str, value: Tensor, known: Tensor) -> Tensor:
@@ -172,10 +183,10 @@ def _usable(key: str, value: Tensor, known: Tensor) -> Tensor:
     return value
 
 
-def _require_names(weights: State, expected: Mapping[str, Tensor]) -> None:
+def _require_names(weights: State, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a state dict of other names or shapes; of a name that is missing, say which unknown one is nearest."""
     found = {key: value.shape for key, value in weights.items()}
-    differing = differences(found, {key: tuple(value.shape) for key, value in expected.items()})
+    differing = differences(found, expected)
     if not differing:
         return
     unknown = [key for key in found if key not in expected and len(key) <= 200]
@@ -197,11 +208,14 @@ def _require_tables(network: nn.Module, state: State, file: BinaryIO) -> None:
             raise CheckpointError(
                 f"it has the table {describe(key)}, which belongs to no window of this network"
             )
-        same_shape = state[key].shape == tuple(known[key].shape)
-        if not same_shape or not torch.allclose(
-            read_tensor(file, state[key]).double(), known[key].double(), atol=1e-5
-        ):
+        if not _equal(state[key], known[key], file):
             raise CheckpointError(
                 f"{key} is not that of the configuration: the file was made for other windows, or another resolution; "
                 "expected the configuration that it was trained with"
             )
+
+
+def _equal(stored: StoredTensor, known: Tensor, file: BinaryIO) -> bool:
+    if stored.shape != tuple(known.shape):
+        return False
+    return torch.allclose(read_tensor(file, stored).double(), known.double(), atol=TABLE_TOLERANCE)

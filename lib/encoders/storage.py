@@ -124,13 +124,16 @@ def load_network(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     differing = differences(found, shapes_of(made, config))
     if differing:
         raise CheckpointError(f"{path} does not fit the configuration in its metadata: {differing}")
-    network = made(config)
+    if "generator_sha256" not in facts:
+        raise CheckpointError(f"{path} does not say which generator its network was trained for")
+    with torch.random.fork_rng(devices=[]):  # weights that are drawn and thrown away
+        network = made(config)
     network.load_state_dict({key: _usable(path, key, value) for key, value in tensors.items()}, strict=True)
     return Stored(network.eval().requires_grad_(False).to(device), facts["kind"], facts)
 
 
 def _usable(path: Path, key: str, value: Tensor) -> Tensor:
-    if not value.is_floating_point():  # a batch norm counts its batches
+    if key.endswith("num_batches_tracked"):  # of a batch norm
         return value
     try:
         return usable_weights(key, value)
