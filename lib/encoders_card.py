@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import shutil
@@ -23,7 +24,6 @@ from lib.evaluation.encoders import (
     Values,
     goals,
     held_out_quality,
-    own_code,
     summary,
 )
 from lib.figures import Picture
@@ -169,16 +169,21 @@ def is_preview(network: Mapping) -> bool:
 def measured(
     names: list[str], generator: EG3D, portraits: datasets.Portraits, singles: int, people: int
 ) -> dict[str, dict]:
-    """Numbers of the mean latent, under "mean", and of networks by name, on the same held-out portraits."""
-    sizes = {"n": singles, "people": people}
-    mean = held_out_quality(MeanLatent(generator), portraits, **sizes)
-    numbers: dict[str, dict] = {"mean": summary(mean, mean)}
+    """Numbers of the mean latent, under "mean", and of networks by name, on the same held-out portraits.
+
+    A refinement is held beside the network that says its own w+.
+    """
+
+    @functools.cache
+    def quality(network: str) -> dict[str, Values]:
+        encoder = load_encoder(shown_by(network), generator)
+        return held_out_quality(encoder, portraits, singles, people)
+
+    mean = held_out_quality(MeanLatent(generator), portraits, singles, people)
+    numbers = {"mean": summary(mean, mean)}
     for name in names:
-        encoder = load_encoder(shown_by(name), generator)
-        own: dict[str, Values] | None = None
-        if encoder.refinement is not None:
-            own = held_out_quality(own_code(encoder), portraits, **sizes)
-        numbers[name] = summary(held_out_quality(encoder, portraits, **sizes), mean, own)
+        own = RECIPES[name].encoder
+        numbers[name] = summary(quality(name), mean, quality(own) if own else None)
     return numbers
 
 

@@ -98,13 +98,15 @@ def test_samples_are_canonical_heads_seen_from_cameras_of_portraits(generator, t
     assert torch.allclose(torch.from_numpy(found["depth"]), view.depth[:, 0], atol=1e-4)
 
 
-def test_samples_are_rendered_once_for_each_generator_and_seed(generator, tmp_path, monkeypatch):
+def test_samples_are_rendered_once_for_each_generator_cameras_and_seed(generator, tmp_path, monkeypatch):
     labels = torch.from_numpy(portraits(generator).labels)
     first = rendered_samples(generator, labels, 3, tmp_path, seed=1)
     with monkeypatch.context() as patched:
         patched.setattr(EG3D, "synthesize", lambda *_: pytest.fail("rendered again"))
         again = rendered_samples(generator, labels, 3, tmp_path, seed=1)
     assert all(np.array_equal(first[name], again[name]) for name in first)
+    fewer = rendered_samples(generator, labels[:1], 3, tmp_path, seed=1)
+    assert all(np.array_equal(label, labels[0]) for label in fewer["label"])
     other = deep_generator()
     other.decoder.net[0].weight.mul_(1.1)
     assert not np.array_equal(first["z"], rendered_samples(generator, labels, 3, tmp_path, seed=2)["z"])

@@ -35,6 +35,7 @@ from tests.tiny_encoders import (
 CALM = pytest.mark.filterwarnings("ignore::lib.inversion.assumptions.AssumptionWarning")
 SHIPPED = ("psp", "e4e", "triplanenet", "goae-wplus", "goae", "goae-no_mix", "goae-convolution")
 """Methods whose networks `home` has."""
+FACTS = {"generator_sha256": "x"}
 VIEWS = orbit(torch.tensor([0.3, -0.4, 0.0]), torch.tensor([0.1, 0.0, -0.1]))
 
 
@@ -259,11 +260,11 @@ def test_a_saved_network_is_the_same_to_float16(name, tmp_path):
 
 def test_a_wider_dtype_keeps_every_bit(tmp_path):
     original = network("psp", PSP)
-    path = save_network(original, "psp", tmp_path / "n.safetensors", {}, torch.float32)
+    path = save_network(original, "psp", tmp_path / "n.safetensors", FACTS, torch.float32)
     assert_unchanged(load_network(path).network, state_of(original))
     assert (
         path.stat().st_size
-        > 1.5 * save_network(original, "psp", tmp_path / "h.safetensors", {}).stat().st_size
+        > 1.5 * save_network(original, "psp", tmp_path / "h.safetensors", FACTS).stat().st_size
     )
 
 
@@ -277,7 +278,7 @@ def test_weights_beyond_float16_are_not_saved(tmp_path):
 
 @pytest.fixture
 def file(tmp_path):
-    return save_network(network("psp", PSP), "psp", tmp_path / "file.safetensors", {"generator_sha256": "x"})
+    return save_network(network("psp", PSP), "psp", tmp_path / "file.safetensors", FACTS)
 
 
 def rewritten(file, tensors=lambda t: t, **texts):
@@ -331,6 +332,7 @@ CONFIG = json.dumps(dataclasses.asdict(PSP))
         ({"format": "eg3d-study/eg3d/1"}, "not of an encoder: expected format 'eg3d-study/encoder/1'"),
         ({"format": None}, "not of an encoder.*found None"),
         ({"kind": "vgg"}, "kinds psp, goae, alignment, triplanenet .*'vgg'"),
+        ({"generator_sha256": None}, "does not say which generator"),
         ({"config": None}, "configuration in its metadata cannot be used"),
         ({"config": "{"}, "configuration in its metadata cannot be used"),
         ({"config": "[1, 2]"}, "configuration in its metadata cannot be used"),

@@ -219,25 +219,23 @@ def test_a_network_of_no_method_is_refused():
 
 # ----------------------------------------------------------------------- measuring
 def test_a_refinement_is_measured_beside_its_own_code_on_the_same_portraits(monkeypatch):
-    class One:
-        def __init__(self, name, refinement):
-            self.name, self.refinement = name, refinement
-
-    errors = {"psp": 0.3, "goae": 0.2, "own goae": 0.4}
+    errors = {"psp": 0.3, "goae": 0.2, "goae-wplus": 0.4}
     asked = []
 
-    def values(encoder, portraits, *, n, people):
-        asked.append((portraits, n, people))
-        mse = np.full(4, errors.get(getattr(encoder, "name", ""), 1.0))
+    def values(encoder, *on):
+        asked.append((encoder, on))
+        mse = np.full(4, errors.get(encoder, 1.0))
         values = dict.fromkeys(METRICS, mse) | {"person": np.arange(4)}
         return {"input": values, "other": values}
 
-    monkeypatch.setattr(encoders_card, "load_encoder", lambda name, _: One(name, name == "goae" or None))
-    monkeypatch.setattr(encoders_card, "own_code", lambda encoder: One(f"own {encoder.name}", None))
+    monkeypatch.setattr(encoders_card, "MeanLatent", lambda generator: "mean")
+    monkeypatch.setattr(encoders_card, "load_encoder", lambda name, generator: name)
     monkeypatch.setattr(encoders_card, "held_out_quality", values)
-    found = measured([NAME, "portraits64-goae-alignment"], None, "portraits", 7, 5)
-    assert asked == [("portraits", 7, 5)] * 4
-    assert list(found) == ["mean", NAME, "portraits64-goae-alignment"]
+    names = [NAME, "portraits64-goae", "portraits64-goae-alignment"]
+    found = measured(names, None, "portraits", 7, 5)
+    once = ["mean", "psp", "goae-wplus", "goae"]
+    assert sorted(asked) == sorted((method, ("portraits", 7, 5)) for method in once)
+    assert list(found) == ["mean", *names]
     assert found[NAME]["input"]["of_mean"]["mse"]["mean"] == pytest.approx(0.3)
     assert "of_own_code" not in found[NAME]["input"]
     alignment = found["portraits64-goae-alignment"]["input"]

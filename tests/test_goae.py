@@ -323,14 +323,14 @@ def test_another_level_can_be_refined(generator, photos, w_plus):
 def test_gradients_of_refining_reach_the_alignment_alone(generator, photos, w_plus):
     before = state_of(generator)
     alignment = network("alignment", AFA)
-    image = photos.clone().requires_grad_()
-    found = refine(generator, alignment, image, w_plus, VIEWS)
+    code, image = w_plus.clone().requires_grad_(), photos.clone().requires_grad_()
+    found = refine(generator, alignment, image, code, VIEWS)
     generator.render(found.refined_planes, w_plus, VIEWS).image.square().sum().backward()
     moved = {
         name for name, p in alignment.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
     }
     assert {"conv_gamma.weight", "conv_beta.weight", "query_layer.weight", "input_layer.0.weight"} <= moved
-    assert image.grad is None and not found.plain.image.requires_grad and not found.planes.requires_grad
+    assert code.grad is None and image.grad is None and not found.plain.image.requires_grad and not found.planes.requires_grad
     assert all(p.grad is None for p in generator.parameters())
     assert_unchanged(generator, before)
 

@@ -79,34 +79,51 @@ def refined_shares(masks: Tensor, points: Tensor, axes: Tensor, box_warp: float)
 
 # ----------------------------------------------------------------------- measures of a scene
 @torch.no_grad()
-def measured_mix(generator: EG3D, found: Refined, masks: Tensor, scene: Scene) -> tuple[dict, dict]:
-    """What the mix does in the views of a scene beside its input.
+def region_shares(
+    generator: EG3D, found: Refined, masks: Tensor, scene: Scene
+) -> dict[tuple[str, str], float]:
+    """{(region, plane): share of the lookups of its surface that is refined} in the views of a scene beside its input.
 
-    Shares {(region, plane): share of its surface's lookups that are refined}, planes by their axes, and "any plane" for
-    surface that at least one plane refines; squared errors {(region, method): MSE against the true views}, of G(w+)
-    under "goae-wplus" and of `FORMS`. Means over all pixels of a region in all views; a region without any is left out.
+    Planes by their axes, and "any plane": surface for which at least one is refined. Means over all rays of a region; a
+    region without any is left out.
     """
-    photo, axes = scene.input.camera, generator.plane_axes
-    planes = {name: mix(generator, found, photo, form) for name, form in FORMS.items()}
-    planes = {"goae-wplus": found.planes} | planes
-    shares, errors = {}, {}
-    for name in views_measured(scene):
-        if name == scene.input_name:
-            continue
-        view = scene.views[name]
-        surface = surface_in_view(generator, found, photo, view)
-        read = refined_shares(masks, surface.points, axes, generator.config.rendering.box_warp)[0]
-        squared = {
-            method: _squared_error(generator.render(heads, found.w_plus, view.camera).image, view.image)
-            for method, heads in planes.items()
-        }
-        known = torch.ones_like(view.image[:, :1], dtype=torch.bool) if view.known is None else view.known
+    axes, box_warp = generator.plane_axes, generator.config.rendering.box_warp
+    shares = {}
+    for view in _other_views(scene):
+        surface = surface_in_view(generator, found, scene.input.camera, view)
+        read = refined_shares(masks, surface.points, axes, box_warp)[0]
         for region in REGIONS:
-            there = surface.region(region)
-            _gather(shares, region, _by_plane(read[there.flatten()], axes))
-            pixels = (resize(there.float(), view.image.shape[-1]) > OPAQUE) & known
-            _gather(errors, region, {method: error[pixels] for method, error in squared.items()})
-    return _means(shares), _means(errors)
+            _gather(shares, region, _by_plane(read[surface.region(region).flatten()], axes))
+    return _means(shares)
+
+
+@torch.no_grad()
+def region_errors(generator: EG3D, found: Refined, scene: Scene) -> dict[tuple[str, str], float]:
+    """{(region, method): MSE against the true views} of a scene beside its input, of G(w+) and of `FORMS`.
+
+    Means over all known pixels of a region; a region without any is left out.
+    """
+    planes = heads_by_method(generator, found, scene.input.camera)
+    errors = {}
+    for view in _other_views(scene):
+        surface = surface_in_view(generator, found, scene.input.camera, view)
+        known = torch.ones_like(view.image[:, :1], dtype=torch.bool) if view.known is None else view.known
+        images = {name: generator.render(of, found.w_plus, view.camera).image for name, of in planes.items()}
+        squared = {name: _squared_error(image, view.image) for name, image in images.items()}
+        for region in REGIONS:
+            pixels = (resize(surface.region(region).float(), view.image.shape[-1]) > OPAQUE) & known
+            _gather(errors, region, {name: error[pixels] for name, error in squared.items()})
+    return _means(errors)
+
+
+def heads_by_method(generator: EG3D, found: Refined, photo_camera: Camera) -> dict[str, Tensor]:
+    """Planes [1, 3, C, S, S] of the code, and refined ones under each mix."""
+    mixed = {name: mix(generator, found, photo_camera, form) for name, form in FORMS.items()}
+    return {"goae-wplus": found.planes} | mixed
+
+
+def _other_views(scene: Scene) -> list[View]:
+    return [scene.views[name] for name in views_measured(scene) if name != scene.input_name]
 
 
 def _squared_error(image: Tensor, truth: Tensor) -> Tensor:
@@ -169,7 +186,8 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
 def shares_and_changes(shares: pd.DataFrame, errors: pd.DataFrame, baseline: str = "goae-wplus") -> Picture:
     """Which share of each region's lookups is refined, and the error of each mix less that of the baseline.
 
-    shares, errors: a row a scene, columns (region, plane) and (region, method), of `measured_mix`. Bars are 95 %
+    shares, errors: a row a scene, columns (region, plane) and (region, method), of `region_shares`
+    and `region_errors`. Bars are 95 %
     intervals over scenes, from three on; n is their number.
     """
     with use_style():

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from lib import metrics
 from lib.cameras import Camera
 from lib.datasets import Portraits
-from lib.encoders import Encoder
 from lib.evaluation.prior import to_images
 from lib.generators import EG3D
 from lib.identity import face_network
@@ -40,7 +39,7 @@ Values = dict[str, np.ndarray]
 
 # ----------------------------------------------------------------------- what is measured
 class OnePass(Protocol):
-    """What makes heads of pictures in one pass: an `Encoder`, or the mean head."""
+    """What makes heads of pictures in one pass: a `lib.encoders.Encoder`, or the mean head."""
 
     @property
     def generator(self) -> EG3D: ...
@@ -58,11 +57,6 @@ class MeanLatent:
     def encode_batch(self, images: Tensor, cameras: Camera) -> list[Inversion]:
         w_plus = self.generator.w_mean.expand(1, self.generator.n_layers, -1)
         return [Inversion(w_plus, self.generator, cameras[i]) for i in range(len(images))]
-
-
-def own_code(encoder: Encoder) -> Encoder:
-    """An encoder without what it refines its planes by: its own w+."""
-    return replace(encoder, refinement=None)
 
 
 # ----------------------------------------------------------------------- on which portraits

@@ -253,7 +253,7 @@ def plain(value: object) -> object:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON in one step."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
