@@ -330,7 +330,12 @@ def test_gradients_of_refining_reach_the_alignment_alone(generator, photos, w_pl
         name for name, p in alignment.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
     }
     assert {"conv_gamma.weight", "conv_beta.weight", "query_layer.weight", "input_layer.0.weight"} <= moved
-    assert code.grad is None and image.grad is None and not found.plain.image.requires_grad and not found.planes.requires_grad
+    assert (
+        code.grad is None
+        and image.grad is None
+        and not found.plain.image.requires_grad
+        and not found.planes.requires_grad
+    )
     assert all(p.grad is None for p in generator.parameters())
     assert_unchanged(generator, before)
 

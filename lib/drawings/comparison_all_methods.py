@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 
 from lib.datasets.scenes import Scene, View
 from lib.drawings.comparison import METRICS, VIEWS, metric_label
@@ -118,26 +119,11 @@ def orders(means: pd.DataFrame) -> Picture:
     table = means.pivot(index="method", columns="criterion", values="mean").loc[methods, criteria]
     places = pd.DataFrame({name: _places(table[name], name) for name in criteria})
     with use_style():
-        picture = Picture(1.75 * len(criteria) + 2.6, 0.3 * len(methods) + 0.7)
-        axes = picture.add_axes((0.12, 0.02, 0.76, 0.84))
+        width, height, margin = 1.75 * len(criteria) + 2.6, 0.3 * len(methods) + 0.75, 1.25  # inches
+        picture = Picture(width, height)
+        axes = picture.add_axes((margin / width, 0.1 / height, 1 - 2 * margin / width, 1 - 0.65 / height))
         for name in methods:
-            axes.plot(
-                range(len(criteria)), places.loc[name], "o-", color=method_colour(name), ms=7, mec="white"
-            )
-            for at, column in enumerate(criteria):
-                words = f"{table.at[name, column]:.3g}"
-                axes.annotate(
-                    words,
-                    (at, places.at[name, column]),
-                    (0, 6),
-                    textcoords="offset points",
-                    ha="center",
-                    size=7.5,
-                )
-            for at, side in ((0, "right"), (len(criteria) - 1, "left")):
-                aside = -0.12 if at == 0 else 0.12
-                style = {"ha": side, "va": "center", "color": method_colour(name), "size": 9}
-                axes.text(at + aside, places.iloc[:, at][name], method_label(name), **style)
+            _line_of_places(axes, name, places.loc[name].to_numpy(), table.loc[name].to_numpy())
         axes.set(xlim=(-0.1, len(criteria) - 0.9), ylim=(len(methods) + 0.4, 0.3))
         axes.set_xticks(range(len(criteria)), [name.replace(", ", ",\n") for name in criteria])
         axes.xaxis.tick_top()
@@ -147,6 +133,18 @@ def orders(means: pd.DataFrame) -> Picture:
         for edge in axes.spines.values():
             edge.set_visible(False)
     return picture
+
+
+def _line_of_places(axes: Axes, name: str, places: np.ndarray, means: np.ndarray) -> None:
+    """A method's line, its means above the dots and its name at both ends."""
+    colour, last = method_colour(name), len(places) - 1
+    axes.plot(range(len(places)), places, "o-", color=colour, ms=7, mec="white")
+    for at, (place, mean) in enumerate(zip(places, means, strict=True)):
+        above = {"xytext": (0, 6), "textcoords": "offset points"}
+        axes.annotate(f"{mean:.3g}", (at, place), ha="center", size=7.5, **above)
+    for at, side in ((-0.12, "right"), (last + 0.12, "left")):
+        place = places[0] if side == "right" else places[last]
+        axes.text(at, place, method_label(name), ha=side, va="center", color=colour, size=9)
 
 
 def _places(values: pd.Series, name: str) -> pd.Series:

@@ -126,7 +126,11 @@ def strength(maps: Tensor) -> Tensor:
 
 
 def change_maps(
-    generator: EG3D, found: Mapping[str, Refined], modulations: Mapping[str, tuple[Tensor, Tensor]]
+    generator: EG3D,
+    found: Mapping[str, Refined],
+    modulations: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    cell: float = CELL,
 ) -> Picture:
     """A row a network: how far its gamma is from 1, its beta, F* - F, and the planes' difference, root mean squares over
     channels.
@@ -149,7 +153,7 @@ def change_maps(
     names = ["".join(plane).upper() for plane in axis_names(generator.plane_axes)]
     titles = [r"$|\gamma - 1|$", r"$|\beta|$", "$|F^* - F|$", *(f"plane {name}" for name in names)]
     below = [[""] * len(titles)] * (len(drawn) - 1) + [[f"white: {limit:.2g}" for limit in limits]]
-    return image_grid(drawn, list(rows), titles, captions=below)
+    return image_grid(drawn, list(rows), titles, captions=below, cell=cell)
 
 
 # -------------------------------------------------------------------- figure 8

@@ -30,8 +30,8 @@ from lib.metrics.statistics import FEWEST, mean_interval
 FORMS: dict[str, Mix] = {"goae-no_mix": "none", "goae-released_mix": "released", "goae": "planes"}
 """Which mix each method has."""
 
-REGIONS = {"visible": "#f2b134", "hidden": "#3b5b92"}
-"""What the photo sees of a head, and what it does not: their colours."""
+REGIONS = {"visible": "#f2b134", "hidden": "#3b5b92", "wall": "#9a9a9a"}
+"""What the photo sees of a head, what it does not, and what is behind the head: their colours."""
 
 SHARE_COLOURS = "viridis"
 ENLARGED = 4
@@ -51,8 +51,10 @@ class Surface:
     visible: Tensor  # bool [1, 1, rays, rays]: on a place that the photo shows, too
 
     def region(self, name: str) -> Tensor:
-        """bool [1, 1, rays, rays]: of the head, what is `visible` to the photo, or `hidden` from it."""
-        return self.head & (self.visible if name == "visible" else ~self.visible)
+        """bool [1, 1, rays, rays]: one of `REGIONS`; they are apart, and together the whole view."""
+        return {"visible": self.head & self.visible, "hidden": self.head & ~self.visible, "wall": ~self.head}[
+            name
+        ]
 
 
 @torch.no_grad()
@@ -191,18 +193,16 @@ def shares_and_changes(shares: pd.DataFrame, errors: pd.DataFrame, baseline: str
     intervals over scenes, from three on; n is their number.
     """
     with use_style():
-        picture = Picture(7.4, 3.3)
-        left, right = picture.subplots(1, 2, width_ratios=(1.25, 1))
+        picture = Picture(7.8, 3.3)
+        left, right = picture.subplots(1, 2, width_ratios=(1.1, 1))
         planes = list(dict.fromkeys(shares.columns.get_level_values(1)))
         for place, (region, colour) in enumerate(REGIONS.items()):
             for at, plane in enumerate(planes):
                 label = region if at == 0 else None
-                _mean_with_interval(
-                    left, at + 0.2 * (place - 0.5), shares.get((region, plane)), colour, label
-                )
+                _mean_with_interval(left, at + 0.2 * (place - 1), shares.get((region, plane)), colour, label)
         left.set(ylim=(0, 1.05), ylabel="refined share of lookups")
         left.set_xticks(range(len(planes)), planes)
-        left.legend(loc="lower left", ncols=2, bbox_to_anchor=(0, 1.0))
+        left.legend(loc="lower left", ncols=3, bbox_to_anchor=(0, 1.0), columnspacing=1.2)
         methods = in_row_order(dict.fromkeys(errors.columns.get_level_values(1)))
         methods = [name for name in methods if name != baseline]
         for place, name in enumerate(methods):
@@ -211,7 +211,7 @@ def shares_and_changes(shares: pd.DataFrame, errors: pd.DataFrame, baseline: str
                 label = method_label(name) if at == 0 else None
                 _mean_with_interval(right, at + 0.2 * (place - 1), change, method_colour(name), label)
         right.axhline(0, color=method_colour(baseline), lw=1.2, zorder=1)
-        right.set(ylabel=f"MSE, minus that of {method_label(baseline)}", xlim=(-0.5, 1.5))
+        right.set(ylabel=f"MSE, minus that of {method_label(baseline)}", xlim=(-0.5, len(REGIONS) - 0.5))
         right.set_xticks(
             range(len(REGIONS)), [f"{region}\nn {_count(errors, region, baseline)}" for region in REGIONS]
         )

@@ -36,7 +36,12 @@ def shortened(plan: EvaluationPlan, steps: int) -> EvaluationPlan:
 
 
 def _short(method: Method, steps: int) -> Method:
-    """A method, and what it starts from, with at most so many steps of each stage; a stage of none stays out."""
+    """A method, and what it starts from, with at most so many steps of each stage; a stage of none stays out.
+
+    An encoder takes no steps and stays as it is.
+    """
+    if method.networks:
+        return method
     named = inspect.signature(method.invert).parameters  # those of codes alone pass on what they are given
     stages = {"steps"} | {name for name in named if name.endswith("_steps")}
     asked = {name: method.settings.get(name, _default(named.get(name))) for name in sorted(stages)}
