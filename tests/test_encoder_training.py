@@ -412,15 +412,23 @@ def test_an_encoder_overfits_four_pictures(data, tmp_path, name):
 
 @pytest.mark.parametrize("name", REFINEMENTS)
 def test_a_refinement_brings_back_what_the_code_left_out(data, tmp_path, name):
-    settings = dataclasses.replace(PLAIN, steps=25, mirror=0.0, rate=3e-3, lam_code=0.0, lam_depth=0.0)
+    """From a start that changes nothing."""
+    settings = dataclasses.replace(PLAIN, steps=25, mirror=0.0, rate=5e-3, lam_code=0.0, lam_depth=0.0)
     one = learner(name, data, settings, pool=(2, 2))
+    refinement = one.trained.network
+    last = refinement.final_head_two[-1:] if "tri" in name else (refinement.conv_gamma, refinement.conv_beta)
+    for layer, bias in zip(last, (0.0,) if "tri" in name else (1.0, 0.0), strict=True):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, bias)
     before, encoder = state_of(one.generator), state_of(one.encoder)
     batch = one.batch(0)
+    camera = Camera.from_label(batch.label)
     w_plus = encoder_training.inverted(one.generator, one.encoder, batch.image)
-    plain = one.generator.synthesize(w_plus, Camera.from_label(batch.label)).image
-    without = one.picture_losses(0, plain, batch, Camera.from_label(batch.label))["l2"].item()
+    plain = one.generator.synthesize(w_plus, camera).image
+    without = one.picture_losses(0, plain, batch, camera)["l2"].item()
+    assert one.losses(0)["l2"].item() == pytest.approx(without, rel=1e-4)
     run(one, tmp_path)
-    assert one.losses(0)["l2"].item() < 0.6 * without
+    assert one.losses(0)["l2"].item() < 0.7 * without
     assert_unchanged(one.generator, before)
     assert_unchanged(one.encoder, encoder)
 

@@ -19,7 +19,7 @@ from lib.evaluation.prior import (
     sample_images,
     to_images,
 )
-from lib.evaluation.protocol import COLUMNS, evaluate, read_table, summarise, write_table
+from lib.evaluation.protocol import COLUMNS, evaluate, joined, read_table, summarise, write_table
 from lib.evaluation.results import record_evaluation, recorded_table
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "held_out_renders",
     "inversion_key",
     "inversions",
+    "joined",
     "method_named",
     "planned_inversion",
     "read_plan",
