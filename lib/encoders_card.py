@@ -43,7 +43,8 @@ TRAINED_STEPS = 3000
 ALIGNMENT = "goae"
 """The method that has a goal beside its own w+."""
 
-CURVE_ROWS = 60
+CURVE_ROWS, CURVE_DPI = 40, 80
+"""Of the figure of the trainings, which is kept small."""
 
 CARD = """# Model card: encoders for `{generator}`
 
@@ -61,8 +62,8 @@ Those that ship take {total:.1f} MB, as float16. {preview}
 **Made by** `python -m lib.encoder_training NAME`: {training_portraits} portraits of people who do not exist, sampled
 from the 2D GAN MobileStyleGAN, with cameras from landmarks, and samples of the frozen generator, whose codes and
 depths are known. Encoders learn codes first, then pictures, by the losses of their papers; a refinement leaves its
-encoder as it is. Steps are far fewer, and pictures smaller, than in any of the papers: what is compared here are their
-ideas at one small size.
+encoder as it is.{history}
+Steps are far fewer, and pictures smaller, than in any of the papers: what is compared are their ideas at one small size.
 
 **Licence**: research and education, non-commercial, as the ancestors of the teacher demand (see the asset manifest).
 The pictures show nobody; do not use the networks to make pictures of real people without their consent.
@@ -91,7 +92,7 @@ alignment also an MSE of at most {most_of_own} of that of its own w+.
 
 ## The trainings
 
-![Losses by step, on codes, of encoders on pictures, and of refinements]({figure})
+![Errors by step: of codes, and of pictures, by encoders and by refinements]({figure})
 
 ## Known failures
 
@@ -223,8 +224,8 @@ def _preview(names: list[str]) -> str:
 def network_table(networks: Mapping[str, Mapping]) -> str:
     """What the networks are, and how long they were trained."""
     rows = [
-        "| network | method | parameters | MB | steps on codes | on pictures | minutes | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | method | parameters | MB | steps on codes | on pictures | LPIPS at | minutes | |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, network in networks.items():
         notes = [f"refines `{network['encoder']}`"] if network["encoder"] else []
@@ -232,6 +233,7 @@ def network_table(networks: Mapping[str, Mapping]) -> str:
         rows.append(
             f"| `{name}` | `{network['method']}` | {network['parameters'] / 1e6:.2f} M "
             f"| {network['bytes'] / 1e6:.2f} | {network['code_steps'] or '–'} | {network['steps']} "
+            f"| {network['settings']['lpips_resolution']} px "
             f"| {sum(network['seconds'].values()) / 60:.0f} | {'; '.join(notes)} |"
         )
     return "\n".join(rows)
@@ -261,19 +263,24 @@ def _cell(interval: Mapping[str, float]) -> str:
 
 
 def training_curves(networks: Mapping[str, Mapping]) -> Picture:
-    """Losses of all trainings by step: of codes, and of pictures (the weighted L2 + LPIPS), encoders and refinements."""
-    panels: dict[str, dict] = {"codes": {}, "pictures, encoders": {}, "pictures, refinements": {}}
+    """Errors of all trainings by step: of codes, and the MSE of pictures, encoders and refinements.
+
+    Other terms of the losses differ in weight and form from network to network.
+    """
+    panels: dict[str, dict] = {"codes": {}, "pictures: encoders": {}, "pictures: refinements": {}}
     for name, network in networks.items():
-        short, curves = name.removeprefix(f"{GENERATOR}-"), network["curves"]
+        curves, settings = network["curves"], network["settings"]
         if "codes" in curves:
             panels["codes"][RECIPES[name].codes] = curves["codes"]["step"], curves["codes"]["code"]
         of = "refinements" if network["encoder"] else "encoders"
-        pictures = curves["pictures"]
-        loss = [a + b for a, b in zip(pictures["l2"], pictures["lpips"], strict=True)]
-        panels[f"pictures, {of}"][short] = pictures["step"], loss
+        error = [value / settings["lam_l2"] for value in curves["pictures"]["l2"]]
+        short = name.removeprefix(f"{GENERATOR}-").replace("_", " ")
+        panels[f"pictures: {of}"][short] = curves["pictures"]["step"], error
     panels = {title: series for title, series in panels.items() if series}
-    labels = ["in variances of w" if title == "codes" else "L2 + 0.8 LPIPS" for title in panels]
-    return line_panels(panels, "step", labels, log=True, markers=False)
+    labels = ["in variances of w" if title == "codes" else "MSE" for title in panels]
+    picture = line_panels(panels, "step", labels, markers=False)
+    picture.set_dpi(CURVE_DPI)
+    return picture
 
 
 def publish(numbers: dict) -> str:
@@ -296,7 +303,7 @@ def require_small(networks: Mapping[str, Mapping]) -> None:
         )
 
 
-def main(names: list[str], unshipped: list[str], singles: int, people: int) -> str:
+def main(names: list[str], unshipped: list[str], singles: int, people: int, history: str = "") -> str:
     """Ship networks, measure them and those that do not ship, and write the one card of all."""
     for name in names:
         ship(name)
@@ -310,6 +317,7 @@ def main(names: list[str], unshipped: list[str], singles: int, people: int) -> s
         "training_portraits": int((~portraits.held_out).sum()),
         "singles": singles,
         "people": people,
+        "history": f" {history}" if history else "",
     }
     quality = measured(list(networks), generator, portraits, singles, people)
     return publish({"facts": facts, "networks": networks, "quality": quality})
@@ -325,5 +333,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--people", type=int, default=40, help="held-out people who are seen from elsewhere, too"
     )
-    arguments = parser.parse_args()
-    print(main(arguments.names, arguments.unshipped, arguments.singles, arguments.people))
+    parser.add_argument(
+        "--history", default="", help="what differed from the recipes in the course of a training"
+    )
+    print(main(**vars(parser.parse_args())))

@@ -64,7 +64,7 @@ def network(method: str, kind: str, steps: int, **changes) -> dict:
         "encoder": None,
         "steps": steps,
         "code_steps": 0,
-        "settings": {},
+        "settings": {"lam_l2": 2.0, "lpips_resolution": 128},
         "seconds": {"pictures": 600.0},
         "curves": {"pictures": pictures},
     } | changes
@@ -88,6 +88,7 @@ def numbers() -> dict:
             "training_portraits": 22934,
             "singles": 201,
             "people": 41,
+            "history": " One was stopped once.",
         },
         "networks": networks,
         "quality": {
@@ -102,11 +103,17 @@ def numbers() -> dict:
 # ----------------------------------------------------------------------- the card
 def test_the_card_says_what_was_measured(numbers):
     card = card_of(numbers)
-    assert "| `portraits64-psp` | `psp` | 0.44 M | 0.89 | 2900 | 3000 | 12 |  |" in card
+    assert "| `portraits64-psp` | `psp` | 0.44 M | 0.89 | 2900 | 3000 | 128 px | 12 |  |" in card
     assert "| mean latent | 0.071 [0.060, 0.093] | 0.273 [0.262, 0.295] | 0.215 [0.204, 0.237] |" in card
     assert "| `portraits64-psp` | 0.171 [0.160, 0.193] | 0.373 [0.362, 0.395] |" in card
     words = " ".join(card.split())
-    for said in ("On 201 single portraits", "on 41 such people", "22934 portraits", "take 1.8 MB"):
+    for said in (
+        "On 201 single portraits",
+        "on 41 such people",
+        "22934 portraits",
+        "take 1.8 MB",
+        "One was stopped",
+    ):
         assert said in words, said
     assert not re.search(r"[{}]", card)
 
@@ -137,10 +144,10 @@ def test_the_card_lists_the_files_that_ship(numbers):
 def test_curves_have_a_panel_for_codes_encoders_and_refinements(numbers):
     panels = training_curves(numbers["networks"]).axes
     shown = {axes.get_title(): {line.get_label(): line.get_ydata() for line in axes.lines} for axes in panels}
-    assert list(shown) == ["codes", "pictures, encoders", "pictures, refinements"]
+    assert list(shown) == ["codes", "pictures: encoders", "pictures: refinements"]
     assert shown["codes"]["psp"] == pytest.approx([1.2, 0.7])
-    assert shown["pictures, encoders"]["psp"] == pytest.approx([0.6, 0.4, 0.25])
-    assert set(shown["pictures, refinements"]) == {"goae-alignment", "goae-convolution"}
+    assert shown["pictures: encoders"]["psp"] == pytest.approx([0.15, 0.1, 0.05])
+    assert set(shown["pictures: refinements"]) == {"goae-alignment", "goae-convolution"}
     del numbers["networks"]["portraits64-goae-alignment"], numbers["networks"]["portraits64-goae-convolution"]
     assert len(training_curves(numbers["networks"]).axes) == 2
 
