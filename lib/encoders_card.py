@@ -43,8 +43,8 @@ TRAINED_STEPS = 3000
 ALIGNMENT = "goae"
 """The method that has a goal beside its own w+."""
 
-CURVE_ROWS, CURVE_DPI = 40, 80
-"""Of the figure of the trainings, which is kept small."""
+CURVE_ROWS = 40
+"""Of a training's log, in the record and the figure."""
 
 CARD = """# Model card: encoders for `{generator}`
 
@@ -278,9 +278,7 @@ def training_curves(networks: Mapping[str, Mapping]) -> Picture:
         panels[f"pictures: {of}"][short] = curves["pictures"]["step"], error
     panels = {title: series for title, series in panels.items() if series}
     labels = ["in variances of w" if title == "codes" else "MSE" for title in panels]
-    picture = line_panels(panels, "step", labels, markers=False)
-    picture.set_dpi(CURVE_DPI)
-    return picture
+    return line_panels(panels, "step", labels, markers=False)
 
 
 def publish(numbers: dict) -> str:

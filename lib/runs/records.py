@@ -251,9 +251,14 @@ def plain(value: object) -> object:
     raise TypeError(f"a record holds numbers, text, lists and dicts, not {type(value).__name__}")
 
 
+MOST_READ = 200_000
+"""Characters that a person may look through; longer JSON has no line breaks, which would be half of it."""
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON in one step."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    text = json.dumps(content, indent=1)
+    write_bytes(path, ((text if len(text) <= MOST_READ else json.dumps(content)) + "\n").encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
