@@ -96,10 +96,10 @@ alignment also an MSE of at most {most_of_own} of that of its own w+.
 
 ## Known failures
 
-A code of one pass is smoother than the photo: hair, wrinkles, glasses and all that is rare are guessed. Refined planes
-were compared with photos from the photo's side alone; what they show from elsewhere is in the last table. Photos that
-are no portraits of this teacher (other crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on.
-The camera of a photo must be known; refinements trust it.
+A code of one pass is smoother than the photo: hair, wrinkles, glasses and all that is rare are guessed. Refinements gain
+less from other sides than from the photo's, as the last table shows. Photos that are no portraits of this teacher (other
+crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on. The camera of a photo must be known;
+refinements trust it.
 
 ## Files
 

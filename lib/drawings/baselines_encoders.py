@@ -147,7 +147,7 @@ def starts_compared(
     before: by method, the steps that it takes before its history begins.
     """
     with use_style():
-        picture = Picture(3.7 * len(panels), 3.0)
+        picture = Picture(3.4 * len(panels), 2.8)
         grid = picture.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, methods) in zip(grid, panels.items(), strict=True):
             for name, histories in in_row_order(methods).items():
