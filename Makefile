@@ -63,6 +63,7 @@ test: $(VENV)/.dev
 benchmark: $(VENV)/.study
 	$(PY) -m benchmarks.generator
 	$(PY) -m benchmarks.inversion
+	$(PY) -m benchmarks.encoders
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

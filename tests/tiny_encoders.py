@@ -229,10 +229,12 @@ def run(one: PictureLearner, folder, phases=None, **keywords) -> PictureLearner:
     return one
 
 
-def train_in_double(name: str, data, folder, settings: PictureLearning, processes: Processes = ALONE) -> None:
-    """A run whose rounding errors are too small to be seen, to compare numbers of processes by."""
+def train_in_double(names, data, folder, settings: PictureLearning, processes: Processes = ALONE) -> None:
+    """Runs whose rounding errors are too small to be seen, to compare numbers of processes by; a folder for each."""
     with stand_ins():
-        run(learner(name, data, settings, double=True, processes=processes), folder, processes=processes)
+        for name in names:
+            one = learner(name, data, settings, double=True, processes=processes)
+            run(one, folder / name, processes=processes)
 
 
 def rows(folder) -> list[dict]:
