@@ -17,6 +17,7 @@ from lib.generators import save_generator
 from lib.images import save_image
 from lib.inversion import Checkpoints, Inversion, anatomy, invert_w, objective, pose_opt, posefree, spi
 from lib.inversion.__main__ import (
+    ENCODERS,
     METHODS,
     SEARCH_STEPS,
     SETTINGS_OF_EXPORTS,
@@ -96,7 +97,7 @@ def arguments(*photos: str, method: str = "w", **options: object) -> list[str]:
     return [*photos, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ENCODERS])
 def test_writes_everything(work, method, capsys):
     assert main(arguments("crop.png", method=method)) == 0
     folder = work / "out" / "crop"
@@ -116,6 +117,22 @@ def test_writes_everything(work, method, capsys):
     assert "crop.png: note: no face is found" in said.err
     assert "crop.png: note: expected a photo; found nearly a single colour" in said.err
     assert "Warning" not in said.err
+
+
+def test_encodes_for_the_generator_that_an_encoder_was_trained_for(work, capsys):
+    crop = Image.open("crop.png").resize((64, 64))
+    crop.save("small.png")
+    options = ["small.png", "--label", "label.txt", "--method", "goae", "--export", ""]
+    assert main(options) == 0
+    report = json.loads((work / "out" / "small" / "report.json").read_text())
+    assert report["method"] == "goae" and report["steps"] is None
+    assert set(report["networks"]) == {"portraits64-goae", "portraits64-goae-alignment"}
+    head = Inversion.load(work / "out" / "small" / "inversion.safetensors")
+    assert not torch.equal(head.planes(), head.generator.planes(head.w_plus))
+    assert main([*options, "--force", "--steps", "5"]) == 1
+    assert "--steps belongs to methods that iterate" in capsys.readouterr().err
+    assert main([*options, "--force", "--weights", "tiny.safetensors", "--out", "other"]) == 1
+    assert "was trained for another generator (portraits64)" in capsys.readouterr().err
 
 
 def test_a_crop_of_which_nobody_knows_the_camera(work, monkeypatch, capsys):

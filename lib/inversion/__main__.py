@@ -35,7 +35,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,7 +86,7 @@ METHODS = {
 ENCODERS = ("psp", "e4e", "triplanenet", "goae-wplus", "goae")
 """Methods that only encode: nothing is iterated, so that there are no steps to choose and nothing to go on from."""
 
-METHODS |= {name: partial(invert_encoder, encoder=name) for name in ENCODERS}
+METHODS |= dict.fromkeys(ENCODERS, invert_encoder)
 
 WEIGHTS = {"posefree": "portraits64-posefree"}
 """Method: the generator that it needs; all others take `portraits64`."""
@@ -279,7 +278,9 @@ def inverted(
     photo: Path, portrait: Portrait, options: Options, generator: EG3D, checkpoints: Checkpoints
 ) -> Inversion:
     """What the method makes of a portrait; where the photo is not what it was made for is printed."""
-    iterating = {} if options.method in ENCODERS else {"checkpoints": checkpoints} | step_counts(options)
+    own = {"encoder": options.method}
+    if options.method not in ENCODERS:
+        own = {"checkpoints": checkpoints} | step_counts(options)
     with notes(photo, AssumptionWarning):
         return METHODS[options.method](
             generator,
@@ -288,7 +289,7 @@ def inverted(
             masks=portrait.masks,
             landmarks=portrait.landmarks,
             seed=options.seed,
-            **iterating,
+            **own,
         )
 
 
