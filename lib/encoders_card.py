@@ -61,7 +61,8 @@ Those that ship take {total:.1f} MB, as float16. {preview}
 
 **Made by** `python -m lib.encoder_training NAME`: {training_portraits} portraits of people who do not exist, sampled
 from the 2D GAN MobileStyleGAN, with cameras from landmarks, and samples of the frozen generator, whose codes and
-depths are known. Encoders learn codes first, then pictures, by the losses of their papers; a refinement leaves its
+depths are known. Encoders learn codes first, then pictures, by the losses of their papers and, of samples, by
+their true codes and depths, which no paper has; a refinement leaves its
 encoder as it is.{history}
 Steps are far fewer, and pictures smaller, than in any of the papers: what is compared are their ideas at one small size.
 
@@ -97,8 +98,8 @@ alignment also an MSE of at most {most_of_own} of that of its own w+.
 ## Known failures
 
 A code of one pass is smoother than the photo: hair, wrinkles, glasses and all that is rare are guessed. Refinements gain
-less from other sides than from the photo's, as the last table shows. Photos that are no portraits of this teacher (other
-crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on. The camera of a photo must be known;
+less from other sides than from the photo's, as the table of other views shows. Photos that are no portraits of this
+teacher (other crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on. The camera of a photo must be known;
 refinements trust it.
 
 ## Files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -62,9 +62,9 @@ class Encoder:
     """A method's networks with the generator that they were trained for. It keeps nothing between calls."""
 
     name: str
-    generator: EG3D
-    encoder: nn.Module
-    refinement: Refinement | None = None
+    generator: EG3D = field(repr=False)
+    encoder: nn.Module = field(repr=False)
+    refinement: Refinement | None = field(default=None, repr=False)
 
     def encode(self, image: Tensor, camera: Camera | Tensor | Sequence[float] | None = None) -> Inversion:
         """The head in a picture [1, 3, R, R] in [-1, 1], seen from its camera."""
@@ -74,7 +74,7 @@ class Encoder:
     def encode_batch(
         self, images: Tensor, cameras: Camera | Tensor | Sequence[float] | None
     ) -> list[Inversion]:
-        """The heads in pictures [B, 3, R, R], each with its camera, in one pass.
+        """The heads in pictures [B, 3, R, R], each with its camera (`Camera.cat`, or labels [B, 25]), in one pass.
 
         Refined planes are in `extras["planes"]`, [1, 3, C, S, S]: all that downstream asks of an `Inversion` is made
         from them.
@@ -95,6 +95,8 @@ class Encoder:
 
 def load_encoder(name: str, generator: EG3D) -> Encoder:
     """A method of `ENCODERS` for the generator that its networks were trained for, which is compared by its weights."""
+    if not isinstance(generator, EG3D):
+        raise ValueError(f"an encoder needs the generator itself: load_generator({generator!r})")
     if name not in ENCODERS:
         raise ValueError(f"no encoder is called {name!r}; there are: {', '.join(ENCODERS)}")
     layout = ENCODERS[name]
@@ -156,9 +158,8 @@ def _fitting(name: str, generator: EG3D) -> Stored:
     stored = load_network(network_path(name))
     if stored.generator_sha256 != generator_digest(generator):
         raise ValueError(
-            f"the encoder {name!r} was trained for another generator ({stored.facts.get('generator')}): load that one "
-            f"(load_generator({stored.facts.get('generator')!r})), or train an encoder for yours with "
-            "`python -m lib.encoder_training`"
+            f"the encoder {name!r} was trained for another generator ({stored.facts.get('generator')}): load that one, "
+            f"load_generator({stored.facts.get('generator')!r}), or give its name as --weights"
         )
     return stored
 

@@ -65,7 +65,7 @@ def network_path(name: str) -> Path:
             return path
     raise FileNotFoundError(
         f"no encoder network is called {name!r}: neither {shipped.relative_to(paths.ROOT)} nor a trained one; "
-        f"`python -m lib.encoder_training {name}` trains it, if the study knows a recipe of that name"
+        f"`python -m lib.encoder_training {name}` trains it (ablations do not ship)"
     )
 
 
@@ -107,6 +107,8 @@ def load_network(path: str | os.PathLike, device: str | torch.device = "cpu") ->
     Raises `CheckpointError` where the file is of another kind, or does not fit its configuration.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of an encoder network at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}

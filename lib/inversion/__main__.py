@@ -139,8 +139,8 @@ class Options:
     """w: a head like those the generator knows. wplus: closer. pti: closest, from the front at least. pose_opt: as pti,
     and finds the camera, too. spi: as pti, and with the mirrored photo as a second view. hfgi3d: as pti, and
     what the photo shows is carried to other views, what it hides made up there; slowest. posefree: no camera is asked
-    for; the generator says it. psp, e4e, triplanenet, goae-wplus, goae: encoders, in a fraction of a second; of these
-    goae is closest, and goae-wplus its code alone."""
+    for; the generator says it. psp, e4e, triplanenet, goae-wplus, goae: encoders, in a fraction of a second; in the
+    photo's own view goae is closest of these; goae-wplus is its code alone."""
     weights: str | None = None
     """Generator: one that ships with the study, or a file (default: portraits64, or portraits64-posefree)."""
     device: str = "cpu"
