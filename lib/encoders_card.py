@@ -99,8 +99,8 @@ alignment also an MSE of at most {most_of_own} of that of its own w+.
 
 A code of one pass is smoother than the photo: hair, wrinkles, glasses and all that is rare are guessed. Refinements gain
 less from other sides than from the photo's, as the table of other views shows. Photos that are no portraits of this
-teacher (other crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on. The camera of a photo must be known;
-refinements trust it.
+teacher (other crops, hands, hats, yaw beyond 0.7 rad) are far from all that was trained on. The camera of a photo
+must be known; refinements trust it.
 
 ## Files
 
