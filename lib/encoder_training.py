@@ -307,8 +307,8 @@ class PictureLearner:
             known = code_loss(generator, w_plus, canonical_w(generator, batch.z))
             losses["code"] = s.lam_code * known.where(batch.sampled & ~batch.mirrored, 0).mean()
         if s.lam_depth:
-            of_samples = batch.depth.where(batch.sampled[:, None, None, None], torch.nan)
-            known = (view.depth - of_samples).abs().mean(dim=(1, 2, 3)).where(batch.sampled, 0)
+            sampled = batch.sampled[:, None, None, None]  # portraits' depths have gaps, which no gradient may meet
+            known = (view.depth - batch.depth.where(sampled, view.depth.detach())).abs()
             losses["depth"] = s.lam_depth * known.mean()
         return losses
 
