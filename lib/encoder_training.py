@@ -307,7 +307,8 @@ class PictureLearner:
             known = code_loss(generator, w_plus, canonical_w(generator, batch.z))
             losses["code"] = s.lam_code * known.where(batch.sampled & ~batch.mirrored, 0).mean()
         if s.lam_depth:
-            sampled = batch.sampled[:, None, None, None]  # portraits' depths have gaps, which no gradient may meet
+            # Portraits' depths have gaps, which no gradient may meet.
+            sampled = batch.sampled[:, None, None, None]
             known = (view.depth - batch.depth.where(sampled, view.depth.detach())).abs()
             losses["depth"] = s.lam_depth * known.mean()
         return losses
