@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.encoders.feature_space import feature_width, features_at, planes_of
+from lib.encoders.feature_space import features_at, planes_of
 from lib.generators import EG3D
 from tests.tiny_encoders import LAYERS, W_DIM, deep_generator
 from tests.tiny_generator import tiny_generator
@@ -29,7 +29,8 @@ def w_plus(generator) -> torch.Tensor:
 def test_what_is_taken_out_and_put_back_gives_the_same_planes(generator, w_plus, resolution):
     features = features_at(generator, w_plus, resolution)
     assert features.resolution == resolution
-    assert features.values.shape == (2, feature_width(generator, resolution), resolution, resolution)
+    width = getattr(generator.backbone.synthesis, f"b{resolution}").conv1.weight.shape[0]
+    assert features.values.shape == (2, width, resolution, resolution)
     assert torch.equal(planes_of(generator, features, w_plus), generator.planes(w_plus))
 
 
@@ -95,6 +96,7 @@ def test_only_blocks_before_the_last_have_features_to_refine(generator, w_plus, 
 
 def test_the_blocks_are_the_generators():
     shallow = tiny_generator()
-    assert feature_width(shallow, 8) == 16
+    mean = shallow.w_mean.expand(1, shallow.n_layers, -1)
+    assert features_at(shallow, mean, 8).values.shape == (1, 16, 8, 8)
     with pytest.raises(ValueError, match="at 4, 8; got 16"):
-        feature_width(shallow, 16)
+        features_at(shallow, mean, 16)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lib.generators import EG3D
@@ -51,11 +50,3 @@ def planes_of(generator: EG3D, features: Features, w_plus: LayerStyles) -> Plane
             x, added = block(x, added, w_plus[:, first : first + block.n_convs + 1])
         first += block.n_convs
     return added.unflatten(1, (3, generator.config.plane_channels))
-
-
-@torch.no_grad()
-def feature_width(generator: EG3D, resolution: int) -> int:
-    """C of F at a resolution."""
-    return features_at(
-        generator, generator.w_mean.expand(1, generator.n_layers, -1), resolution
-    ).values.shape[1]
